@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Puts the parts together, in the order in which the target needs them: what the machine is, the tree, mappings; then, at
+ * the freeze, threads, file system, descriptors.
+ *
+ * A running process changes while it is looked at: a mapping of /proc/PID/maps may be gone when its file is opened. Such
+ * a process is looked at again, a few times; a child that ends meanwhile is dropped from the set.
+ */
+#include "dump.h"
+
+#include <errno.h>
+#include <time.h>
+
+#include "dump/files.h"
+#include "dump/shared-memory.h"
+#include "inventory.pb-c.h"
+#include "parts.h"
+#include "timens.pb-c.h"
+
+#define DUMP_RETRIES 5
+
+static void dump_begin(struct dump_context *ctx, struct image_set *images)
+{
+	ctx->images = images;
+	dump_files_begin(ctx);
+	dump_shared_begin(ctx);
+}
+
+static int dump_inventory(struct dump_context *ctx, struct error *error)
+{
+	Inventory message = INVENTORY__INIT;
+	ObjectIds ids = OBJECT_IDS__INIT;
+
+	message.img_version = 2;
+	message.has_fdinfo_per_id = true;
+	message.fdinfo_per_id = true;
+	message.has_ns_per_id = true;
+	message.ns_per_id = true;
+	message.has_dump_uptime = true;
+	message.dump_uptime = (uint64_t)clock_now_ns() / 1000;
+	ids.vm_id = ids.files_id = ids.fs_id = ids.sighand_id = (uint32_t)ctx->root;
+	message.root_ids = &ids;
+	message.host = &ctx->host->facts.message;
+	return image_set_add(ctx->images, IMAGE_INVENTORY, 0, &message.base, error);
+}
+
+static int dump_clocks(struct dump_context *ctx, struct error *error)
+{
+	Clocks message = CLOCKS__INIT;
+	ClockReading monotonic = CLOCK_READING__INIT, boottime = CLOCK_READING__INIT;
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	monotonic.tv_sec = (uint64_t)now.tv_sec;
+	monotonic.tv_nsec = (uint64_t)now.tv_nsec;
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	boottime.tv_sec = (uint64_t)now.tv_sec;
+	boottime.tv_nsec = (uint64_t)now.tv_nsec;
+	message.monotonic = &monotonic;
+	message.boottime = &boottime;
+	return image_set_add(ctx->images, IMAGE_TIMENS, 0, &message.base, error);
+}
+
+static int dump_running_mm(struct dump_context *ctx, struct dump_process *process, struct error *error)
+{
+	struct error attempt;
+	int r = 0;
+
+	for (int retry = 0; retry < DUMP_RETRIES; retry++) {
+		struct procfs_maps maps;
+
+		error_clear(&attempt);
+		r = dump_mm(ctx, process, NULL, &attempt);
+		if (r != -ENOENT && r != -ESRCH)
+			break;
+		if (procfs_read_maps(process->pid, &maps, NULL) < 0)
+			break;
+		procfs_maps_deinit(&process->maps);
+		process->maps = maps;
+	}
+	return r < 0 ? error_set(error, r, "%s", error_text(&attempt, r)) : 0;
+}
+
+/* Records of the running tree; ctx->images is set. */
+static int layout_records(struct dump_context *ctx, struct error *error)
+{
+	int r;
+
+	r = dump_context_refresh(ctx, error);
+	if (r == 0)
+		r = dump_inventory(ctx, error);
+	if (r == 0)
+		r = dump_clocks(ctx, error);
+	if (r == 0)
+		r = dump_tree_records(ctx, error);
+	for (size_t i = 0; r == 0 && i < ctx->processes.count; i++)
+		r = dump_running_mm(ctx, ctx->processes.items[i], error);
+	return r;
+}
+
+int dump_layout(struct dump_context *ctx, struct image_set *images, struct error *error)
+{
+	int r;
+
+	dump_begin(ctx, images);
+	r = layout_records(ctx, error);
+	ctx->images = NULL;
+	return r;
+}
+
+int dump_preflight(struct dump_context *ctx, struct image_set *images, struct error *error)
+{
+	int r;
+
+	dump_begin(ctx, images);
+	r = layout_records(ctx, error);
+	for (size_t i = 0; r == 0 && i < ctx->processes.count; i++) {
+		r = dump_process_check(ctx, ctx->processes.items[i], error);
+		if (r == 0)
+			r = dump_process_fs(ctx, ctx->processes.items[i], error);
+		if (r == 0)
+			r = dump_limits(ctx, ctx->processes.items[i], error);
+	}
+	if (r == 0)
+		r = dump_files_collect(ctx, error);
+	ctx->images = NULL;
+	return r;
+}
+
+/* Threads as the stop found them, not as the last look at /proc did. */
+static int take_tracee(struct dump_context *ctx, struct dump_process *process, struct tracee_tree *tree,
+		       struct error *error)
+{
+	process->tracee = tracee_tree_find(tree, process->pid);
+	if (!process->tracee || process->tracee->threads.count == 0)
+		return error_set(error, -ESRCH, "PID %d has ended", process->pid);
+	if (process->tracee->leader_dead)
+		dump_blocker_add(ctx, process->pid, "process", "its main thread has ended while others run",
+				 "such a process cannot be moved", "main thread %d", process->pid);
+	array_clear(&process->threads);
+	array_for_each(thread, &process->tracee->threads)
+		if (array_append(&process->threads, (*thread)->tid) < 0)
+			return error_set_errno(error, -ENOMEM, "cannot list the threads of PID %d", process->pid);
+	return 0;
+}
+
+static int frozen_process(struct dump_context *ctx, struct dump_process *process, struct error *error)
+{
+	struct dump_process_facts facts;
+	int r;
+
+	r = dump_threads(ctx, process, &facts, error);
+	if (r == 0)
+		r = dump_mm(ctx, process, &facts, error);
+	if (r == 0)
+		r = dump_process_fs(ctx, process, error);
+	return r;
+}
+
+static int frozen_records(struct dump_context *ctx, struct tracee_tree *tree, struct error *error)
+{
+	int r;
+
+	r = dump_context_take(ctx, tree, error);
+	for (size_t i = 0; r == 0 && i < ctx->processes.count; i++)
+		r = take_tracee(ctx, ctx->processes.items[i], tree, error);
+	if (r == 0)
+		r = dump_inventory(ctx, error);
+	if (r == 0)
+		r = dump_clocks(ctx, error);
+	if (r == 0)
+		r = dump_tree_records(ctx, error);
+	for (size_t i = 0; r == 0 && i < ctx->processes.count; i++)
+		r = dump_process_check(ctx, ctx->processes.items[i], error);
+	for (size_t i = 0; r == 0 && i < ctx->processes.count; i++)
+		r = frozen_process(ctx, ctx->processes.items[i], error);
+	if (r == 0)
+		r = dump_files_collect(ctx, error);
+	return r;
+}
+
+int dump_frozen(struct dump_context *ctx, struct tracee_tree *tree, struct image_set *images, struct error *error)
+{
+	int r;
+
+	/* What was found before the freeze may be gone by now; what counts is found again. */
+	image_blockers_deinit(&ctx->blockers);
+	image_blockers_init(&ctx->blockers);
+	dump_begin(ctx, images);
+	r = frozen_records(ctx, tree, error);
+	array_for_each(process, &ctx->processes)
+		(*process)->tracee = NULL;
+	ctx->images = NULL;
+	if (r == 0 && !image_blockers_empty(&ctx->blockers)) {
+		const struct image_blocker *first = ctx->blockers.list.items;
+
+		r = error_set(error, -EBUSY, "PID %d cannot be moved any more: %s: %s", first ? first->pid : ctx->root,
+			      first ? first->object : "out of memory", first ? first->cause : "");
+	}
+	return r;
+}

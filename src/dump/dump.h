@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Collecting the state of a process tree.
+ *
+ * A context follows one tree through a migration:
+ *
+ *   dump_context_new()       finds the tree that runs below a PID
+ *   dump_preflight()         looks at everything while it runs, lists what cannot be moved
+ *   dump_layout()            what the target needs to build the tree ahead: once a round, while it runs
+ *   dump_frozen()            everything, from the stopped tree
+ *
+ * Each of the last three adds records to the image set that it is given; records of an earlier round are not needed with
+ * those of a later one. While the tree runs only /proc and pidfd_getfd(2) are used; at the freeze one batch of system
+ * calls is run in each thread and one more in each process. Nothing in the tree is changed or consumed.
+ *
+ * Calls take tens of microseconds to milliseconds and do not wait for the tree, except for batches, which end at
+ * `dump_context.deadline`. Failures: -ESRCH when a process ends meanwhile, -EBUSY when dump_frozen() meets what cannot be
+ * moved (the list tells), -ENOMEM, errors of tracee/. One thread uses a context, at the freeze the one that is the tracer.
+ *
+ * Relies on: pidfd_open 5.3, pidfd_getfd 5.6, /proc/PID/map_files (CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN) 5.9.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "image/blockers.h"
+#include "image/image.h"
+#include "tracee/tracee.h"
+#include "util/array.h"
+#include "util/error.h"
+#include "util/log.h"
+#include "util/procfs.h"
+
+struct dump_files;  /* files.c: open file descriptions and mapped files seen so far */
+struct dump_shared; /* shared-memory.h: shared memory objects seen so far */
+struct dump_host;   /* parts.h: what does not change about this machine */
+
+struct dump_options {
+	bool tcp_close;     /* established TCP connections are restored as closed by the peer */
+	uint64_t ghost_max; /* bytes of one deleted file that may travel in the images; 0: 1 GiB */
+};
+
+/* What /proc/PID/smaps says of a mapping, and maps does not. */
+struct dump_map_flags {
+	uint64_t start;
+	uint64_t end;
+	uint32_t flags; /* DUMP_VM_* of parts.h */
+};
+
+/* One process of the tree. */
+struct dump_process {
+	pid_t pid;                     /* as seen by us */
+	struct procfs_stat stat;       /* at the last refresh */
+	struct procfs_maps maps;       /* at the last refresh, owned */
+	struct procfs_pids threads;    /* TIDs, the leader first, owned */
+	int pidfd;                     /* owned */
+	int proc_fd;                   /* /proc/PID, O_PATH; owned */
+	uint32_t files_id;             /* id of its IMAGE_FDINFO records: its descriptor table */
+	struct tracee_process *tracee; /* NULL while the tree runs; borrowed from the tracee_tree */
+	ARRAY(struct dump_map_flags) map_flags; /* VmFlags at the last look (mm-flags.c), by address; owned */
+};
+
+struct dump_context {
+	const struct dump_options *options; /* borrowed */
+	const struct log *log;              /* borrowed, may be NULL */
+	pid_t root;                         /* the PID that the user named */
+	ARRAY(struct dump_process *) processes; /* owned; parents before children */
+	struct image_set *images;           /* where records go during a call; borrowed, NULL between calls */
+	struct image_blockers blockers;     /* found so far, owned */
+	int64_t deadline;                   /* for batches, see util/clock.h; CLOCK_FOREVER unless the caller sets it */
+	struct dump_files *files;           /* owned by files.c, made on first use */
+	struct dump_shared *shared;         /* owned by shared-memory.c, made on first use */
+	struct dump_host *host;             /* owned */
+};
+
+/*
+ * Finds the tree. `options` and `log` must outlive the context. Bad targets are errors that say so: no such process,
+ * PID 1, a zombie, a kernel thread, ourselves or an ancestor of ours.
+ */
+int dump_context_new(pid_t root, const struct dump_options *options, const struct log *log, struct dump_context **ret,
+		     struct error *error);
+void dump_context_free(struct dump_context *ctx);
+
+/* Reads processes, threads and mappings again; processes that ended leave the list, new ones join. Run by dump_layout(). */
+int dump_context_refresh(struct dump_context *ctx, struct error *error);
+
+/* NULL when the tree has no such process. */
+struct dump_process *dump_context_find(const struct dump_context *ctx, pid_t pid);
+
+/*
+ * Looks at the running tree. Returns 0 also when ctx->blockers has entries. Records: those of dump_layout(), creds,
+ * limits and file checks: what the target's preflight asks for.
+ */
+int dump_preflight(struct dump_context *ctx, struct image_set *images, struct error *error);
+
+/* IMAGE_INVENTORY, _PSTREE, _IDS, _MM, _MM_EXTRA, _SHARED_MEMORY and the files that are mapped, from the running tree. */
+int dump_layout(struct dump_context *ctx, struct image_set *images, struct error *error);
+
+/* Everything, from the tree as tracee_tree_stop() left it. The tree stays stopped and as it was. */
+int dump_frozen(struct dump_context *ctx, struct tracee_tree *tree, struct image_set *images, struct error *error);
+
+/* Notes what cannot be moved; collecting goes on. `object` is a format string, its arguments come last. */
+#define dump_blocker_add(ctx, pid, kind, cause, remedy, ...)                                                         \
+	image_blockers_add(&(ctx)->blockers, (pid), (kind), (cause), (remedy), __VA_ARGS__)
+
+/*
+ * What dump/files.h offers to the rest of this folder (implemented there):
+ *
+ *   int dump_files_collect(ctx, error)
+ *       all descriptors of all processes: IMAGE_FDINFO, IMAGE_FILES and what belongs to them; blockers. Runs on the
+ *       running tree too (process->tracee == NULL).
+ *   int dump_file_map(ctx, process, const struct procfs_map *map, uint32_t *ret_file_id, error)
+ *       an IMAGE_FILES record (once per call of dump_*() and file) for a mapped regular file, deleted ones included; the
+ *       id is the same in every round. Shared memory never gets there: see shared-memory.h.
+ *   int dump_file_link(ctx, process, const char *link, uint32_t *ret_file_id, error)
+ *       the same for /proc/PID/exe, cwd and root.
+ *   void dump_files_begin(ctx)  a new image set begins: records must be added again, ids stay
+ *   void dump_files_free(struct dump_files *files)
+ */

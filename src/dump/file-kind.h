@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Kinds of open files, source side: the table in files.c asks each kind whether a file is its own,
+ * and the first that says yes describes it. A new kind is one pair of files here and in restore/,
+ * and one entry in each table.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include "dump/dump.h"
+#include "dump/parts.h"
+#include "fdinfo.pb-c.h"
+#include "image/build-id.h"
+#include "util/buffer.h"
+
+#define DUMP_LINK_MAX 4352 /* PATH_MAX and " (deleted)" */
+
+/* A number in a descriptor table. */
+struct dump_number {
+	int number;
+	bool cloexec; /* known at the freeze only */
+};
+
+/* The descriptor table of a process, while it is read: file-facts.c. */
+struct dump_reader {
+	struct dump_process *process;	   /* borrowed */
+	int link_dir;			   /* /proc/PID/fd, owned */
+	int info_dir;			   /* /proc/PID/fdinfo, owned */
+	dev_t pipe_device;		   /* st_dev of pipes */
+	ARRAY(struct dump_number) numbers; /* ascending */
+	struct buffer *info;		   /* for the text of fdinfo; borrowed */
+	int info_number;		   /* whose text it is, -1: nobody's */
+};
+
+/* An open file description as it is being looked at. Valid only during the call of a kind. */
+struct dump_file {
+	struct dump_reader *reader;   /* borrowed */
+	struct dump_process *process; /* who has it open; borrowed */
+	int number;		      /* under this number */
+	bool cloexec;		      /* that number is closed on exec */
+	int fd;			      /* our descriptor of the same open file; borrowed */
+	struct stat st;		      /* of `fd` */
+	char link[DUMP_LINK_MAX];     /* what /proc/PID/fd/NUMBER leads to */
+	uint32_t flags;		      /* fcntl(F_GETFL) */
+	uint64_t pos;		      /* files with a position */
+	uint64_t serial; /* tells files of one inode apart where the kernel numbers them; else 0 */
+	uint32_t id;	 /* id of its IMAGE_FILES record */
+	FileOwner owner; /* F_GETOWN_EX, F_GETSIG */
+	bool frozen;	 /* the process is stopped */
+};
+
+struct dump_file_kind {
+	const char *name; /* for messages: "pipe" */
+	FileType type;
+	bool (*match)(const struct dump_file *file);
+	/* Adds the record with dump_file_add(), or a blocker with dump_file_block(). */
+	int (*dump)(struct dump_context *ctx, const struct dump_file *file, struct error *error);
+	/* After all descriptors were seen; may be NULL. */
+	int (*finish)(struct dump_context *ctx, struct error *error);
+};
+
+extern const struct dump_file_kind dump_kind_memfd;
+extern const struct dump_file_kind dump_kind_regular;
+extern const struct dump_file_kind dump_kind_pipe;
+extern const struct dump_file_kind dump_kind_fifo;
+extern const struct dump_file_kind dump_kind_unix;
+extern const struct dump_file_kind dump_kind_inet;
+extern const struct dump_file_kind dump_kind_eventfd;
+extern const struct dump_file_kind dump_kind_epoll;
+extern const struct dump_file_kind dump_kind_timerfd;
+extern const struct dump_file_kind dump_kind_signalfd;
+extern const struct dump_file_kind dump_kind_inotify;
+
+/* A descriptor, once it is known which open file it stands for. */
+struct dump_descriptor {
+	struct dump_process *process; /* borrowed */
+	int number;
+	uint32_t file_id;
+	dev_t dev; /* of the file */
+	ino_t ino;
+	FileType type;
+};
+
+/* A file that is known by its inode: mapped, linked, deleted or checked. */
+struct dump_inode {
+	dev_t dev;
+	ino_t ino;
+	uint32_t variant; /* distinguishes several entries of one inode */
+	uint32_t id;	  /* what the entry stands for */
+	bool added;	  /* its records are in the present image set */
+};
+
+/*
+ * Where the descriptors of a process are in the list: ordered by number, which is the order of
+ * /proc.
+ */
+struct dump_table {
+	struct dump_process *process; /* borrowed */
+	size_t first;
+	size_t count;
+};
+
+/* The build-id of a file, kept from round to round. */
+struct dump_build_id {
+	uint64_t size;	       /* of the file when it was read, */
+	struct timespec mtime; /* ... and its time: with both unchanged it is still right */
+	uint8_t bytes[IMAGE_BUILD_ID_MAX];
+	int length; /* 0: none */
+};
+
+/* Ordered by (dev, ino, variant). */
+struct dump_inodes {
+	ARRAY(struct dump_inode) list;
+};
+
+/* An open file of this collection; it is the same as another one when kcmp(2) says so. */
+struct dump_open {
+	dev_t dev;
+	ino_t ino;
+	uint32_t flags;
+	uint64_t pos; /* compared at the freeze only */
+	uint64_t serial;
+	struct dump_process *process; /* who has it open, borrowed */
+	int number;		      /* under this number */
+	uint32_t id;
+	FileType type;
+};
+
+/* What a new socket of a kind is like on this host. */
+struct dump_socket_reference {
+	int domain, type, protocol;
+	struct image_socket_options *options; /* owned */
+};
+
+struct dump_locks;
+struct dump_pipes;
+struct dump_unix;
+struct dump_epolls;
+struct dump_mounts;
+
+/* What files.c knows. */
+struct dump_files {
+	uint32_t next_id;	      /* ids of open files, mapped files and ghosts, from 1 */
+	ARRAY(struct dump_open) open; /* open files of this collection, ordered by identity */
+	ARRAY(struct dump_descriptor) descriptors; /* of this collection, by process and number */
+	ARRAY(struct dump_table) tables;	   /* whose are which */
+	struct dump_inodes mapped; /* dump_file_map() and dump_file_link(); ids stay */
+	struct dump_inodes ghosts; /* deleted files; ids stay */
+	struct dump_inodes checked; /* files with an IMAGE_FILE_CHECK record in this set; the id */
+				    /* is 1 + the index in `build_ids`, or 0 */
+	ARRAY(struct dump_build_id) build_ids;		/* of programs and libraries */
+	ARRAY(struct dump_socket_reference) references; /* socket-options.c */
+	struct image_socket_options *options; /* of the socket at hand; owned, NULL at first */
+	struct dump_locks *locks;   /* file-lock.c, of this collection */
+	struct dump_pipes *pipes;   /* pipe.c, of this collection */
+	struct dump_unix *sockets;  /* unix-socket.c, of this collection */
+	struct dump_epolls *epolls; /* epoll.c, of this collection */
+	struct dump_mounts *mounts; /* inotify.c, of this collection */
+	struct buffer info;	    /* text of the fdinfo at hand */
+};
+
+/* ctx->files, made on first use. NULL without memory. */
+struct dump_files *dump_files_get(struct dump_context *ctx);
+
+/* Adds an IMAGE_FILES record. */
+int dump_file_add(struct dump_context *ctx, const OpenFile *message, struct error *error);
+
+/* "fd N -> LINK cannot be moved because..." */
+void dump_file_block(struct dump_context *ctx, const struct dump_file *file, const char *cause,
+		     const char *remedy);
+
+/* Lists the descriptors of a process. */
+int dump_reader_open(struct dump_context *ctx, struct dump_process *process,
+		     struct dump_reader *ret, struct error *error);
+void dump_reader_close(struct dump_reader *reader);
+/*
+ * Fills in all but `id`; 1: done, the caller closes ret->fd; 0: there is no such descriptor (any
+ * more).
+ */
+int dump_reader_read(struct dump_reader *reader, size_t index, struct dump_file *ret,
+		     struct error *error);
+
+/* Reads /proc/PID/fdinfo/NUMBER; "" when that fails. Valid until the next call. */
+const char *dump_file_text(const struct dump_file *file);
+/* The value behind "name:" (and blanks) at the start of a line of it, or NULL. */
+const char *dump_file_info(const char *info, const char *name);
+
+/* file-lock.c: which files of this host are locked; the locks that go with a descriptor. */
+int dump_locks_read(struct dump_files *files, struct error *error);
+int dump_locks_collect(struct dump_context *ctx, const struct dump_file *file,
+		       struct dump_arena *arena, Descriptor *message);
+
+/* Finds an entry, or makes it with id 0. NULL without memory. Valid until the next call. */
+struct dump_inode *dump_inodes_find(struct dump_inodes *inodes, dev_t dev, ino_t ino,
+				    uint32_t variant);
+void dump_inodes_begin(struct dump_inodes *inodes);
+
+/* The first descriptor of that number in a process, or NULL. */
+const struct dump_descriptor *dump_descriptor_find(const struct dump_files *files,
+						   const struct dump_process *process, int number);
+
+/*
+ * regular-file.c: describes a file that has a path: the RegularFile record `message` (id, flags and
+ * pos set by the caller) is filled in and added, with its check or its content.
+ */
+struct dump_regular {
+	struct dump_process *process; /* who uses it; borrowed */
+	int fd;			      /* any descriptor of it, O_PATH too; borrowed */
+	const struct stat *st;	      /* of `fd`; borrowed */
+	const char *link;	      /* what /proc says; borrowed */
+	const char *kind;	      /* for blockers: "descriptor", "mapping", ... */
+	const char *what;	      /* for blockers: "fd 7" */
+	bool may_change;	      /* open for writing */
+	bool program;		      /* may be an ELF file: compare build-ids */
+	bool path_only;		      /* opened with O_PATH: its content does not matter */
+};
+/* `ret_added` becomes false with a blocker. */
+int dump_regular_add(struct dump_context *ctx, const struct dump_regular *file,
+		     RegularFile *message, bool *ret_added, struct error *error);
+
+/* ghost.c: adds IMAGE_REMAP_PATH for `file_id` and, once an image set, the deleted file itself. */
+int dump_ghost_add(struct dump_context *ctx, const struct dump_regular *file, uint32_t file_id,
+		   bool *ret_added, struct error *error);
+
+/*
+ * socket-options.c: the options of the socket `fd`, without those that a new socket has anyway.
+ * `*ret` is owned by the collection and valid until the next call. As image_socket_options_read().
+ */
+int dump_socket_options(struct dump_context *ctx, int fd, int domain, int type, int protocol,
+			struct image_socket_options **ret, struct error *error);
+void dump_socket_options_free(struct dump_files *files);
+
+/* Frees what the kinds keep for one collection. */
+void dump_locks_free(struct dump_locks *locks);
+void dump_pipes_free(struct dump_pipes *pipes);
+void dump_unix_free(struct dump_unix *sockets);
+void dump_epolls_free(struct dump_epolls *epolls);
+void dump_mounts_free(struct dump_mounts *mounts);

@@ -1,0 +1,402 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Descriptors: finding out which there are, and which of them stand for the same open file.
+ *
+ * Model. A descriptor is a number in a table; an open file is what it stands for, and several
+ * numbers, in several processes, may stand for one. Two descriptors are compared with kcmp(2) only
+ * when device, inode and flags are equal; kcmp gives an order, so open files are kept sorted and
+ * each new descriptor costs a binary search. An open file that is new is described by the first
+ * kind (file-kind.h) that knows it.
+ *
+ * Happy path: for each process, for each number in /proc/PID/fd: fetch a copy, read its fdinfo,
+ * look it up, describe it if it is new, add the IMAGE_FDINFO record. Then each kind has a chance to
+ * look at the whole: what is in a pipe, whether both ends of a connection are in the tree.
+ *
+ * Failure modes. A number that vanishes while the process runs is skipped. What no kind knows is a
+ * blocker.
+ */
+#include "dump/files.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kcmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "dump/file-kind.h"
+#include "util/cleanup.h"
+#include "util/fdio.h"
+
+static const struct dump_file_kind *const kinds[] = {
+	&dump_kind_memfd,   &dump_kind_regular,	 &dump_kind_pipe,    &dump_kind_fifo,
+	&dump_kind_unix,    &dump_kind_inet,	 &dump_kind_eventfd, &dump_kind_epoll,
+	&dump_kind_timerfd, &dump_kind_signalfd, &dump_kind_inotify,
+};
+
+#define COUNT(table) (sizeof(table) / sizeof((table)[0]))
+
+/* What is known of things that cannot be moved, by the start of the link. */
+static const struct {
+	const char *link;
+	const char *cause;
+	const char *remedy;
+} unmovable[] = {
+	{ "anon_inode:[io_uring]", "io_uring instances cannot be moved",
+	  "let the program work without io_uring" },
+	{ "anon_inode:[userfaultfd]", "the program handles page faults of its own",
+	  "end what uses userfaultfd first" },
+	{ "anon_inode:[pidfd]", "it refers to a process by a pidfd",
+	  "let the program close it first" },
+	{ "pidfd:", "it refers to a process by a pidfd", "let the program close it first" },
+	{ "anon_inode:[fanotify]", "fanotify groups cannot be moved",
+	  "let the program close it first" },
+	{ "anon_inode:[perf_event]", "it counts events of this host", "end the measurement first" },
+	{ "anon_inode:bpf", "BPF objects belong to this host", "let the program close it first" },
+	{ "anon_inode:kvm", "virtual machines cannot be moved this way",
+	  "use the migration of the virtual machine monitor" },
+	{ "socket:", "sockets of this family cannot be moved", "let the program close it first" },
+};
+
+/* ---- the context's part */
+
+struct dump_files *dump_files_get(struct dump_context *ctx)
+{
+	if (!ctx->files) {
+		ctx->files = calloc(1, sizeof(*ctx->files));
+		if (ctx->files)
+			ctx->files->next_id = 1;
+	}
+	return ctx->files;
+}
+
+static void forget_collection(struct dump_files *files)
+{
+	array_clear(&files->open);
+	array_clear(&files->descriptors);
+	array_clear(&files->tables);
+	dump_locks_free(steal_ptr(&files->locks));
+	dump_pipes_free(steal_ptr(&files->pipes));
+	dump_unix_free(steal_ptr(&files->sockets));
+	dump_epolls_free(steal_ptr(&files->epolls));
+	dump_mounts_free(steal_ptr(&files->mounts));
+}
+
+void dump_files_free(struct dump_files *files)
+{
+	if (!files)
+		return;
+	forget_collection(files);
+	array_deinit(&files->open);
+	array_deinit(&files->descriptors);
+	array_deinit(&files->tables);
+	array_deinit(&files->mapped.list);
+	array_deinit(&files->ghosts.list);
+	array_deinit(&files->checked.list);
+	array_deinit(&files->build_ids);
+	dump_socket_options_free(files);
+	buffer_deinit(&files->info);
+	free(files);
+}
+
+void dump_files_begin(struct dump_context *ctx)
+{
+	if (!ctx->files)
+		return;
+	dump_inodes_begin(&ctx->files->mapped);
+	dump_inodes_begin(&ctx->files->ghosts);
+	dump_inodes_begin(&ctx->files->checked);
+}
+
+void dump_inodes_begin(struct dump_inodes *inodes)
+{
+	array_for_each (inode, &inodes->list)
+		inode->added = false;
+}
+
+static int compare_inode(const struct dump_inode *inode, dev_t dev, ino_t ino, uint32_t variant)
+{
+	if (inode->dev != dev)
+		return inode->dev < dev ? -1 : 1;
+	if (inode->ino != ino)
+		return inode->ino < ino ? -1 : 1;
+	if (inode->variant != variant)
+		return inode->variant < variant ? -1 : 1;
+	return 0;
+}
+
+struct dump_inode *dump_inodes_find(struct dump_inodes *inodes, dev_t dev, ino_t ino,
+				    uint32_t variant)
+{
+	size_t low = 0, high = inodes->list.count;
+	struct dump_inode *place;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+		int order = compare_inode(&inodes->list.items[middle], dev, ino, variant);
+
+		if (order == 0)
+			return &inodes->list.items[middle];
+		if (order < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	if (array_reserve(&inodes->list, 1) < 0)
+		return NULL;
+	place = &inodes->list.items[low];
+	memmove(place + 1, place, (inodes->list.count - low) * sizeof(*place));
+	inodes->list.count++;
+	*place = (struct dump_inode){ .dev = dev, .ino = ino, .variant = variant };
+	return place;
+}
+
+const struct dump_descriptor *dump_descriptor_find(const struct dump_files *files,
+						   const struct dump_process *process, int number)
+{
+	array_for_each (table, &files->tables) {
+		size_t low = table->first, high = table->first + table->count;
+
+		while (table->process == process && low < high) {
+			size_t middle = low + (high - low) / 2;
+			const struct dump_descriptor *descriptor =
+				&files->descriptors.items[middle];
+
+			if (descriptor->number == number)
+				return descriptor;
+			if (descriptor->number < number)
+				low = middle + 1;
+			else
+				high = middle;
+		}
+	}
+	return NULL;
+}
+
+int dump_file_add(struct dump_context *ctx, const OpenFile *message, struct error *error)
+{
+	return image_set_add(ctx->images, IMAGE_FILES, 0, &message->base, error);
+}
+
+void dump_file_block(struct dump_context *ctx, const struct dump_file *file, const char *cause,
+		     const char *remedy)
+{
+	dump_blocker_add(ctx, file->process->pid, "descriptor", cause, remedy, "fd %d -> %s",
+			 file->number, file->link);
+}
+
+/* ---- which open file */
+
+/* Order of two open files: <0, 0, >0. What cannot be compared (it is gone) is different. */
+static int compare_open(const struct dump_open *open, const struct dump_file *file)
+{
+	long r;
+
+	if (open->dev != file->st.st_dev)
+		return open->dev < file->st.st_dev ? -1 : 1;
+	if (open->ino != file->st.st_ino)
+		return open->ino < file->st.st_ino ? -1 : 1;
+	if (open->flags != file->flags)
+		return open->flags < file->flags ? -1 : 1;
+	/* One open file has one position, as long as nobody runs. */
+	if (file->frozen && open->pos != file->pos)
+		return open->pos < file->pos ? -1 : 1;
+	if (open->serial != file->serial)
+		return open->serial < file->serial ? -1 : 1;
+	r = syscall(SYS_kcmp, open->process->pid, file->process->pid, KCMP_FILE, open->number,
+		    file->number);
+	return r == 0 ? 0 : r == 1 ? -1 : 1;
+}
+
+/* Finds the open file, or makes room for it: `ret_new`. */
+static struct dump_open *find_open(struct dump_files *files, const struct dump_file *file,
+				   bool *ret_new)
+{
+	size_t low = 0, high = files->open.count;
+	struct dump_open *place;
+
+	*ret_new = false;
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+		int order = compare_open(&files->open.items[middle], file);
+
+		if (order == 0)
+			return &files->open.items[middle];
+		if (order < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	if (array_reserve(&files->open, 1) < 0)
+		return NULL;
+	place = &files->open.items[low];
+	memmove(place + 1, place, (files->open.count - low) * sizeof(*place));
+	files->open.count++;
+	*place = (struct dump_open){ .dev = file->st.st_dev,
+				     .ino = file->st.st_ino,
+				     .flags = file->flags,
+				     .pos = file->pos,
+				     .serial = file->serial,
+				     .process = file->process,
+				     .number = file->number,
+				     .id = files->next_id++ };
+	*ret_new = true;
+	return place;
+}
+
+/* ---- records */
+
+static int add_descriptor(struct dump_context *ctx, const struct dump_file *file,
+			  const struct dump_open *open, struct error *error)
+{
+	struct dump_descriptor descriptor = { .process = file->process,
+					      .number = file->number,
+					      .file_id = open->id,
+					      .dev = open->dev,
+					      .ino = open->ino,
+					      .type = open->type };
+	Descriptor message = DESCRIPTOR__INIT;
+	struct dump_arena arena = { 0 };
+	int r;
+
+	message.id = open->id;
+	message.flags = file->cloexec ? FD_CLOEXEC : 0;
+	message.type = open->type;
+	message.fd = (uint32_t)file->number;
+	r = dump_locks_collect(ctx, file, &arena, &message);
+	if (r == 0)
+		r = image_set_add(ctx->images, IMAGE_FDINFO, file->process->files_id, &message.base,
+				  error);
+	dump_arena_deinit(&arena);
+	if (r == 0)
+		r = array_append(&ctx->files->descriptors, descriptor);
+	return r < 0 ? error_set_errno(error, r, "noting a descriptor") : 0;
+}
+
+static void block_unknown(struct dump_context *ctx, const struct dump_file *file)
+{
+	for (size_t i = 0; i < COUNT(unmovable); i++)
+		if (strncmp(file->link, unmovable[i].link, strlen(unmovable[i].link)) == 0) {
+			dump_file_block(ctx, file, unmovable[i].cause, unmovable[i].remedy);
+			return;
+		}
+	dump_file_block(ctx, file, "descriptors of this kind cannot be moved",
+			"let the program close it first");
+}
+
+static void check_owner(struct dump_context *ctx, const struct dump_file *file)
+{
+	if (file->owner.pid == 0 || dump_context_find(ctx, (pid_t)file->owner.pid))
+		return;
+	if (file->owner.pid_type == F_OWNER_PGRP || (file->flags & O_PATH))
+		return;
+	dump_file_block(
+		ctx, file, "its signals go to a process outside of the tree",
+		"move that process's tree instead, or let the program reset the owner (F_SETOWN)");
+}
+
+static int describe(struct dump_context *ctx, const struct dump_file *file, struct dump_open *open,
+		    struct error *error)
+{
+	for (size_t i = 0; i < COUNT(kinds); i++) {
+		if (!kinds[i]->match(file))
+			continue;
+		open->type = kinds[i]->type;
+		check_owner(ctx, file);
+		return kinds[i]->dump(ctx, file, error);
+	}
+	block_unknown(ctx, file);
+	return 0;
+}
+
+static int collect_descriptor(struct dump_context *ctx, struct dump_file *file, struct error *error)
+{
+	struct dump_open *open;
+	bool is_new;
+	int r = 0;
+
+	open = find_open(ctx->files, file, &is_new);
+	if (!open)
+		return error_set(error, -ENOMEM, "no memory for open files");
+	file->id = open->id;
+	if (is_new)
+		r = describe(ctx, file, open, error);
+	return r < 0 ? r : add_descriptor(ctx, file, open, error);
+}
+
+/* ---- all of them */
+
+static int collect_table(struct dump_context *ctx, struct dump_process *process,
+			 struct error *error)
+{
+	struct dump_reader reader;
+	struct dump_file file;
+	int r;
+
+	r = dump_reader_open(ctx, process, &reader, error);
+	if (r < 0)
+		return r;
+	for (size_t i = 0; r >= 0 && i < reader.numbers.count; i++) {
+		r = dump_reader_read(&reader, i, &file, error);
+		if (r > 0) {
+			r = collect_descriptor(ctx, &file, error);
+			close(file.fd);
+		}
+		if (r < 0)
+			error_wrap(error, r, "PID %d, descriptor %d", process->pid,
+				   reader.numbers.items[i].number);
+	}
+	dump_reader_close(&reader);
+	return r < 0 ? r : 0;
+}
+
+static int collect_process(struct dump_context *ctx, struct dump_process *process,
+			   struct error *error)
+{
+	struct dump_files *files = ctx->files;
+	struct dump_table table = { .process = process, .first = files->descriptors.count };
+	int r;
+
+	r = collect_table(ctx, process, error);
+	table.count = files->descriptors.count - table.first;
+	if (r == 0 && array_append(&files->tables, table) < 0)
+		r = error_set(error, -ENOMEM, "no memory for descriptors");
+	return r;
+}
+
+/* Processes may share a descriptor table (CLONE_FILES); it is read once. */
+static bool table_seen(const struct dump_context *ctx, const struct dump_process *process)
+{
+	array_for_each (other, &ctx->processes) {
+		if (*other == process)
+			return false;
+		if ((*other)->files_id == process->files_id)
+			return true;
+	}
+	return false;
+}
+
+int dump_files_collect(struct dump_context *ctx, struct error *error)
+{
+	struct dump_files *files = dump_files_get(ctx);
+	int r = 0;
+
+	if (!files)
+		return error_set(error, -ENOMEM, "no memory for descriptors");
+	forget_collection(files);
+	r = dump_locks_read(files, error);
+	array_for_each (process, &ctx->processes) {
+		if (r < 0)
+			break;
+		if (table_seen(ctx, *process))
+			continue;
+		r = collect_process(ctx, *process, error);
+	}
+	for (size_t i = 0; i < COUNT(kinds) && r == 0; i++)
+		if (kinds[i]->finish)
+			r = kinds[i]->finish(ctx, error);
+	forget_collection(files);
+	return r;
+}

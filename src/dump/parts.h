@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Inside of the dump library: the parts that dump.c puts together. Each fills a part of a message; what it allocates in
+ * there hangs on the arena of the record and lives until the record is packed.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "core.pb-c.h"
+#include "dump/dump.h"
+#include "image/host.h"
+#include "pagestream-core.pb-c.h"
+
+/* ---- what does not change about this machine ---------------------------------------------------------------------- */
+
+struct dump_host {
+	struct image_host facts;
+	struct image_xsave_layout xsave;
+	long online; /* CPUs */
+};
+
+/* ---- memory for messages ------------------------------------------------------------------------------------------ */
+
+struct dump_arena_block;
+
+/* Memory that is freed together. Zero-initialised it is empty. */
+struct dump_arena {
+	struct dump_arena_block *newest; /* owned, with the older ones */
+};
+
+/* Zeroed, aligned to 16; NULL without memory. */
+void *dump_arena_take(struct dump_arena *arena, size_t size);
+char *dump_arena_string(struct dump_arena *arena, const char *text);
+/* Everything taken so far is given up; some memory is kept for what comes. */
+void dump_arena_reset(struct dump_arena *arena);
+void dump_arena_deinit(struct dump_arena *arena);
+
+/* ---- /proc/PID/task/TID/status ------------------------------------------------------------------------------------ */
+
+struct dump_status {
+	uint32_t uid[4]; /* real, effective, saved, file system */
+	uint32_t gid[4];
+	ARRAY(uint32_t) groups; /* owned */
+	uint64_t cap_inh, cap_prm, cap_eff, cap_bnd, cap_amb;
+	uint32_t umask;
+	pid_t tracer;        /* 0: none */
+	uint32_t seccomp;    /* mode */
+	bool no_new_privs;
+	uint64_t locked_kib; /* VmLck */
+	uint64_t pinned_kib; /* VmPin */
+	uint64_t rss_kib;    /* VmRSS */
+	uint64_t fd_size;    /* FDSize: room in the descriptor table */
+};
+
+int dump_status_read(pid_t pid, pid_t tid, struct dump_status *ret, struct error *error);
+void dump_status_deinit(struct dump_status *status);
+
+/* ---- parts -------------------------------------------------------------------------------------------------------- */
+
+/* tree.c: the list of processes as the stop found them, without looking for children again. */
+int dump_context_take(struct dump_context *ctx, const struct tracee_tree *tree, struct error *error);
+/* IMAGE_PSTREE and IMAGE_IDS of all processes; sessions and groups from outside are mapped into the tree. */
+int dump_tree_records(struct dump_context *ctx, struct error *error);
+
+/* process.c: blockers that /proc shows: namespaces, seccomp, tracers, zombies, shared tables, terminals, limits. */
+int dump_process_check(struct dump_context *ctx, struct dump_process *process, struct error *error);
+/* IMAGE_FS of a process. */
+int dump_process_fs(struct dump_context *ctx, struct dump_process *process, struct error *error);
+
+/* limits.c: IMAGE_PROCESS_EXTRA of a running process, with what the target's preflight compares. */
+int dump_limits(struct dump_context *ctx, struct dump_process *process, struct error *error);
+/* True for a mask that has every CPU that is online here. */
+bool dump_affinity_is_all(const struct dump_host *host, const uint8_t *mask, size_t size);
+
+/* creds.c: `creds` and the parts of `extra` from a status; securebits come from the thread. */
+int dump_creds(const struct dump_status *status, uint32_t securebits, struct dump_arena *arena, Creds *creds,
+	       ThreadExtra *extra);
+
+/* Facts of a process that only it can tell, and only at the freeze. */
+struct dump_process_facts {
+	uint64_t brk;
+	int dumpable;
+	bool thp_disabled;
+};
+
+/* thread.c: IMAGE_CORE, IMAGE_THREAD_EXTRA of all threads and IMAGE_PROCESS_EXTRA; stopped processes only. */
+int dump_threads(struct dump_context *ctx, struct dump_process *process, struct dump_process_facts *ret_facts,
+		 struct error *error);
+
+/* signal.c: questions to the process, and their answers; pending signals. */
+struct dump_signal_query {
+	uint64_t actions; /* token of the room for all actions */
+};
+void dump_signal_ask(struct tracee_batch *batch, struct dump_signal_query *query);
+int dump_signal_answer(const struct tracee_batch *batch, const struct dump_signal_query *query,
+		       struct dump_arena *arena, CoreProcess *message);
+int dump_signal_pending(struct tracee_thread *thread, bool shared, struct dump_arena *arena, PendingSignals **ret,
+			struct error *error);
+
+/* timer.c: the same for timers. */
+struct dump_posix_timer {
+	int id;
+	int signal;
+	uint64_t value;   /* sigval */
+	int notify;       /* SIGEV_* */
+	pid_t notify_tid; /* SIGEV_THREAD_ID */
+	int clock;
+	uint64_t setting; /* token of its struct itimerspec */
+	int overrun_call; /* index of timer_getoverrun */
+};
+struct dump_timer_query {
+	uint64_t interval; /* token of three struct itimerval */
+	ARRAY(struct dump_posix_timer) posix;
+};
+int dump_timer_ask(struct dump_context *ctx, const struct dump_process *process, struct tracee_batch *batch,
+		   struct dump_timer_query *query, struct error *error);
+int dump_timer_answer(const struct tracee_batch *batch, const struct dump_timer_query *query, struct dump_arena *arena,
+		      CoreProcess *message);
+void dump_timer_query_deinit(struct dump_timer_query *query);
+
+/* xstate.c: the vector and floating-point state of a thread, in both messages. */
+int dump_xstate(const struct image_xsave_layout *layout, struct tracee_thread *thread, struct dump_arena *arena, X86Fpu *fpu, ThreadExtra *extra,
+		struct error *error);
+
+/* mm.c: IMAGE_MM and IMAGE_MM_EXTRA. `facts` is NULL while the process runs. */
+int dump_mm(struct dump_context *ctx, struct dump_process *process, const struct dump_process_facts *facts,
+	    struct error *error);
+
+/* mm-flags.c: flags of mappings, from smaps. */
+enum {
+	DUMP_VM_GROWSDOWN = 1 << 0,
+	DUMP_VM_NORESERVE = 1 << 1,
+	DUMP_VM_LOCKED = 1 << 2,
+	DUMP_VM_LOCK_ON_FAULT = 1 << 3,
+	DUMP_VM_SEALED = 1 << 4,
+	DUMP_VM_MAY_WRITE = 1 << 5,
+	DUMP_VM_DROPPABLE = 1 << 6,
+	DUMP_VM_SEQUENTIAL = 1 << 7,
+	DUMP_VM_RANDOM = 1 << 8,
+	DUMP_VM_DONTFORK = 1 << 9,
+	DUMP_VM_DONTDUMP = 1 << 10,
+	DUMP_VM_HUGEPAGE = 1 << 11,
+	DUMP_VM_NOHUGEPAGE = 1 << 12,
+	DUMP_VM_MERGEABLE = 1 << 13,
+	DUMP_VM_WIPEONFORK = 1 << 14,
+	DUMP_VM_IO = 1 << 15,
+	DUMP_VM_HUGETLB = 1 << 16,
+	DUMP_VM_UFFD = 1 << 17, /* registered for missing or minor faults */
+	DUMP_VM_SHADOW_STACK = 1 << 18,
+};
+/*
+ * Brings process->map_flags up to date with process->maps. With `quick` (the freeze) smaps is read only where it must be:
+ * see the file's comment.
+ */
+int dump_mm_flags_update(struct dump_process *process, bool quick, struct error *error);
+/* The flags of a mapping of process->maps; 0 when it is not known. */
+uint32_t dump_mm_flags_get(const struct dump_process *process, const struct procfs_map *map);
+
+/* guards.c: guard pages (MADV_GUARD_INSTALL) of the whole address space. Kernels before 6.16 tell of none. */
+int dump_guards(const struct dump_process *process, struct dump_arena *arena, MmExtra *extra, struct error *error);

@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What /proc shows of a process that stands in the way of a move, and where it stands in the file system. Works on
+ * running and on stopped processes alike.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kcmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "dump/files.h"
+#include "fs.pb-c.h"
+#include "parts.h"
+#include "util/cleanup.h"
+
+static void check_namespaces(struct dump_context *ctx, const struct dump_process *process)
+{
+	static const char *const names[] = { "mnt", "pid", "pid_for_children", "net", "ipc", "uts", "user", "time" };
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		char own[48], theirs[48];
+		struct stat here, there;
+
+		snprintf(own, sizeof(own), "/proc/self/ns/%s", names[i]);
+		snprintf(theirs, sizeof(theirs), "/proc/%d/ns/%s", process->pid, names[i]);
+		if (stat(own, &here) < 0 || stat(theirs, &there) < 0)
+			continue;
+		if (here.st_dev != there.st_dev || here.st_ino != there.st_ino)
+			dump_blocker_add(ctx, process->pid, "namespace", "it is not in the namespace of this program",
+					 "run migrate inside the namespaces of the process (nsenter)", "%s", names[i]);
+	}
+}
+
+/* Tables that two processes, or a thread and its process, share or do not share against the rule. */
+static bool shares(pid_t one, pid_t other, int kind)
+{
+	return syscall(SYS_kcmp, one, other, kind, 0, 0) == 0;
+}
+
+static const struct {
+	int kind;
+	const char *name;
+} sharing_kinds[] = {
+	{ KCMP_VM, "memory" },
+	{ KCMP_FILES, "descriptor table" },
+	{ KCMP_FS, "working directory and umask" },
+	{ KCMP_SIGHAND, "signal actions" },
+};
+
+static void check_sharing(struct dump_context *ctx, const struct dump_process *process)
+{
+	array_for_each(other, &ctx->processes) {
+		if (*other == process)
+			break;
+		for (size_t i = 0; i < sizeof(sharing_kinds) / sizeof(sharing_kinds[0]); i++)
+			if (shares(process->pid, (*other)->pid, sharing_kinds[i].kind))
+				dump_blocker_add(ctx, process->pid, "process",
+						 "two processes share it (clone without fork)",
+						 "wait until one of the two has ended", "%s, with PID %d",
+						 sharing_kinds[i].name, (*other)->pid);
+	}
+	array_for_each(tid, &process->threads)
+		for (size_t i = 1; *tid != process->pid && i <= 2; i++)
+			if (syscall(SYS_kcmp, *tid, process->pid, sharing_kinds[i].kind, 0, 0) > 0)
+				dump_blocker_add(ctx, process->pid, "thread",
+						 "a thread has its own, apart from its process (unshare)",
+						 "wait until the thread has ended", "%s of thread %d",
+						 sharing_kinds[i].name, *tid);
+}
+
+static void check_children(struct dump_context *ctx, const struct dump_process *process)
+{
+	struct procfs_pids children = { 0 };
+	struct procfs_stat stat;
+
+	if (procfs_read_children(process->pid, &children, NULL) == 0)
+		array_for_each(child, &children)
+			if (procfs_read_stat(*child, &stat, NULL) == 0 && stat.state == 'Z')
+				dump_blocker_add(ctx, *child, "process", "it has ended and its parent has not noticed",
+						 "try again; the parent should wait for its children",
+						 "zombie child of PID %d", process->pid);
+	array_deinit(&children);
+}
+
+static void check_status(struct dump_context *ctx, const struct dump_process *process,
+			 const struct dump_status *status)
+{
+	struct procfs_stat tracer;
+	struct stat leader;
+
+	if (status->tracer && !process->tracee) {
+		if (procfs_read_stat(status->tracer, &tracer, NULL) < 0)
+			snprintf(tracer.comm, sizeof(tracer.comm), "?");
+		dump_blocker_add(ctx, process->pid, "process", "it is being debugged or traced",
+				 "end the debugger before the move", "tracer PID %d (%s)", status->tracer, tracer.comm);
+	}
+	if (status->seccomp)
+		dump_blocker_add(ctx, process->pid, "process", "a seccomp filter cannot be moved",
+				 "start the program without its filter", "seccomp mode %u", status->seccomp);
+	if (process->stat.tty)
+		dump_blocker_add(ctx, process->pid, "terminal", "it has a controlling terminal, which stays here",
+				 "start the program with setsid, its input and output not on a terminal",
+				 "device %d:%d", process->stat.tty >> 8 & 0xfff, process->stat.tty & 0xff);
+	if (status->pinned_kib)
+		dump_blocker_add(ctx, process->pid, "memory", "a device or io_uring has pinned pages of it",
+				 "end that use before the move", "%llu KiB pinned",
+				 (unsigned long long)status->pinned_kib);
+	if (fstatat(process->proc_fd, "exe", &leader, 0) < 0 && errno == ENOENT)
+		dump_blocker_add(ctx, process->pid, "process", "its main thread has ended while others run",
+				 "such a process cannot be moved", "main thread %d", process->pid);
+}
+
+int dump_process_check(struct dump_context *ctx, struct dump_process *process, struct error *error)
+{
+	struct dump_status status;
+	int r;
+
+	r = dump_status_read(process->pid, process->pid, &status, error);
+	if (r < 0)
+		return r;
+	check_status(ctx, process, &status);
+	dump_status_deinit(&status);
+	check_namespaces(ctx, process);
+	check_sharing(ctx, process);
+	/* At the freeze the process itself is asked, see thread.c: reading a file for each thread takes too long. */
+	if (!process->tracee)
+		check_children(ctx, process);
+	return 0;
+}
+
+int dump_process_fs(struct dump_context *ctx, struct dump_process *process, struct error *error)
+{
+	Fs message = FS__INIT;
+	struct dump_status status;
+	int r;
+
+	r = dump_status_read(process->pid, process->pid, &status, error);
+	if (r < 0)
+		return r;
+	message.has_umask = true;
+	message.umask = status.umask;
+	dump_status_deinit(&status);
+	r = dump_file_link(ctx, process, "cwd", &message.cwd_id, error);
+	if (r == 0)
+		r = dump_file_link(ctx, process, "root", &message.root_id, error);
+	if (r == 0)
+		r = image_set_add(ctx->images, IMAGE_FS, (uint32_t)process->pid, &message.base, error);
+	return r;
+}

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Shared memory objects, found by (st_dev, st_ino) of the inode behind a mapping or descriptor. /proc/PID/map_files
+ * gives a descriptor of the very object also for anonymous shared memory, which has no name anywhere else.
+ */
+#include "shared-memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "pagestream-core.pb-c.h"
+#include "util/cleanup.h"
+
+#define SHARED_ANONYMOUS "/dev/zero (deleted)"
+#define SHARED_MEMFD     "/memfd:"
+#define SHARED_DELETED   " (deleted)"
+
+struct dump_shared {
+	ARRAY(struct dump_shared_object) objects; /* owned; an object's id is its index + 1 */
+	ARRAY(bool) recorded;                     /* beside each: this image set has its record */
+};
+
+bool dump_shared_is(const char *name)
+{
+	return name && (strcmp(name, SHARED_ANONYMOUS) == 0 || strncmp(name, SHARED_MEMFD, strlen(SHARED_MEMFD)) == 0);
+}
+
+static struct dump_shared *shared_get(struct dump_context *ctx)
+{
+	if (!ctx->shared)
+		ctx->shared = calloc(1, sizeof(*ctx->shared));
+	return ctx->shared;
+}
+
+/* "/memfd:NAME (deleted)" -> "NAME" */
+static char *memfd_name(const char *name)
+{
+	size_t length = strlen(name), tail = strlen(SHARED_DELETED);
+
+	name += strlen(SHARED_MEMFD);
+	length -= strlen(SHARED_MEMFD);
+	if (length >= tail && strcmp(name + length - tail, SHARED_DELETED) == 0)
+		length -= tail;
+	return strndup(name, length);
+}
+
+static int shared_record(struct dump_context *ctx, size_t index, struct error *error)
+{
+	const struct dump_shared_object *object = &ctx->shared->objects.items[index];
+	SharedMemory message = SHARED_MEMORY__INIT;
+	int r;
+
+	if (ctx->shared->recorded.items[index])
+		return 0;
+	message.id = object->id;
+	message.size = object->size;
+	message.memfd = object->memfd;
+	message.name = object->name;
+	message.has_seals = object->memfd;
+	message.seals = object->seals;
+	message.uid = object->uid;
+	message.gid = object->gid;
+	message.mode = object->mode;
+	r = image_set_add(ctx->images, IMAGE_SHARED_MEMORY, 0, &message.base, error);
+	if (r == 0)
+		ctx->shared->recorded.items[index] = true;
+	return r;
+}
+
+static void object_refresh(struct dump_shared_object *object, int fd, const struct stat *info)
+{
+	int seals = object->memfd ? fcntl(fd, F_GET_SEALS) : 0;
+
+	object->size = (uint64_t)info->st_size;
+	object->uid = info->st_uid;
+	object->gid = info->st_gid;
+	object->mode = info->st_mode & 07777;
+	object->seals = seals > 0 ? (uint32_t)seals : 0;
+	object->present = true;
+}
+
+/* Finds or adds the object behind `fd`, of which a new object keeps a copy. */
+static int shared_find(struct dump_context *ctx, int fd, const char *name, size_t *ret_index, struct error *error)
+{
+	struct dump_shared *shared = shared_get(ctx);
+	struct dump_shared_object object = { .memfd = strncmp(name, SHARED_MEMFD, strlen(SHARED_MEMFD)) == 0 };
+	char path[64];
+	struct stat info;
+
+	if (!shared)
+		return error_set_errno(error, -ENOMEM, "cannot keep a shared memory object");
+	if (fstat(fd, &info) < 0)
+		return error_set_errno(error, -errno, "cannot look at shared memory %s", name);
+	for (size_t i = 0; i < shared->objects.count; i++) {
+		struct dump_shared_object *known = &shared->objects.items[i];
+
+		if (known->dev == info.st_dev && known->ino == info.st_ino) {
+			object_refresh(known, fd, &info);
+			*ret_index = i;
+			return 0;
+		}
+	}
+	object.id = (uint32_t)shared->objects.count + 1;
+	object.dev = info.st_dev;
+	object.ino = info.st_ino;
+	object_refresh(&object, fd, &info);
+	/* Opened anew: the position belongs to us, and the copy can be read whatever the descriptor's mode. */
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	object.fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (object.fd < 0)
+		return error_set_errno(error, -errno, "cannot open shared memory %s", name);
+	if (object.memfd)
+		object.name = memfd_name(name);
+	if ((object.memfd && !object.name) || array_append(&shared->objects, object) < 0 ||
+	    array_append(&shared->recorded, false) < 0) {
+		if (shared->objects.count == object.id)
+			shared->objects.count--;
+		close(object.fd);
+		free(object.name);
+		return error_set_errno(error, -ENOMEM, "cannot keep a shared memory object");
+	}
+	*ret_index = object.id - 1;
+	return 0;
+}
+
+/* Huge pages have no place among pages of 4 KiB. */
+static bool shared_is_huge(int fd)
+{
+	struct statfs info;
+
+	return fstatfs(fd, &info) == 0 && info.f_type == HUGETLBFS_MAGIC;
+}
+
+int dump_shared_map(struct dump_context *ctx, struct dump_process *process, const struct procfs_map *map,
+		    uint32_t *ret_id, struct error *error)
+{
+	char path[96];
+	_cleanup_fd_ int fd = -1;
+	size_t index;
+	int r;
+
+	snprintf(path, sizeof(path), "map_files/%llx-%llx", (unsigned long long)map->start,
+		 (unsigned long long)map->end);
+	fd = openat(process->proc_fd, path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return error_set_errno(error, -errno, "cannot open /proc/%d/%s", process->pid, path);
+	if (shared_is_huge(fd)) {
+		dump_blocker_add(ctx, process->pid, "mapping", "huge pages of hugetlbfs are in use",
+				 "start the program without explicit huge pages", "%llx-%llx %s",
+				 (unsigned long long)map->start, (unsigned long long)map->end, map->name);
+		*ret_id = 0;
+		return 0;
+	}
+	r = shared_find(ctx, fd, map->name, &index, error);
+	if (r == 0)
+		r = shared_record(ctx, index, error);
+	if (r == 0)
+		*ret_id = ctx->shared->objects.items[index].id;
+	return r;
+}
+
+int dump_shared_memfd(struct dump_context *ctx, int fd, const char *name, uint32_t *ret_id, struct error *error)
+{
+	size_t index;
+	int r;
+
+	if (shared_is_huge(fd)) {
+		dump_blocker_add(ctx, 0, "descriptor", "huge pages of hugetlbfs are in use",
+				 "start the program without explicit huge pages", "%s", name);
+		*ret_id = 0;
+		return 0;
+	}
+	r = shared_find(ctx, fd, name, &index, error);
+	if (r == 0)
+		r = shared_record(ctx, index, error);
+	if (r == 0)
+		*ret_id = ctx->shared->objects.items[index].id;
+	return r;
+}
+
+size_t dump_shared_count(const struct dump_context *ctx)
+{
+	return ctx->shared ? ctx->shared->objects.count : 0;
+}
+
+const struct dump_shared_object *dump_shared_get(const struct dump_context *ctx, size_t index)
+{
+	return &ctx->shared->objects.items[index];
+}
+
+void dump_shared_begin(struct dump_context *ctx)
+{
+	if (!ctx->shared)
+		return;
+	array_for_each(object, &ctx->shared->objects)
+		object->present = false;
+	array_for_each(recorded, &ctx->shared->recorded)
+		*recorded = false;
+}
+
+void dump_shared_free(struct dump_shared *shared)
+{
+	if (!shared)
+		return;
+	array_for_each(object, &shared->objects) {
+		close(object->fd);
+		free(object->name);
+	}
+	array_deinit(&shared->objects);
+	array_deinit(&shared->recorded);
+	free(shared);
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Shared memory objects: memory mapped MAP_SHARED | MAP_ANONYMOUS, and memfds, mapped or only open. An object is its
+ * (st_dev, st_ino) on the source and gets a small id that stays the same for the life of the context: the shmid of
+ * mappings, the inode id of memfd descriptors, the id of its IMAGE_SHARED_MEMORY record. Its content travels as pages
+ * of the object (by offset), read through a descriptor that is kept here, not as pages of a process.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "dump/dump.h"
+
+struct dump_shared_object {
+	uint32_t id;       /* from 1, stable */
+	dev_t dev;         /* of the source's inode */
+	ino_t ino;
+	uint64_t size;     /* bytes, at the last look */
+	int fd;            /* readable, for pread(2) and SEEK_DATA; owned by the context */
+	bool memfd;        /* made by memfd_create(2), not by an anonymous shared mapping */
+	bool present;      /* still in use at the last refresh */
+	uint32_t seals;    /* F_GET_SEALS; memfds only */
+	char *name;        /* of the memfd, without "memfd:" and " (deleted)"; NULL for anonymous; owned */
+	uint32_t uid, gid; /* owner and mode of the inode */
+	uint32_t mode;
+};
+
+/*
+ * The object behind a shared-memory mapping (map->name begins with "/memfd:" or is "/dev/zero (deleted)"). Adds its
+ * IMAGE_SHARED_MEMORY record when this image set has none yet. A blocker (huge pages, secret memory) leaves id 0.
+ */
+int dump_shared_map(struct dump_context *ctx, struct dump_process *process, const struct procfs_map *map,
+		    uint32_t *ret_id, struct error *error);
+
+/*
+ * The same for a memfd that is open as a descriptor: `fd` is our copy of it (from pidfd_getfd; stays the caller's),
+ * `name` what /proc/PID/fd says of it ("/memfd:NAME (deleted)").
+ */
+int dump_shared_memfd(struct dump_context *ctx, int fd, const char *name, uint32_t *ret_id, struct error *error);
+
+/* True for the name of a mapping or descriptor link that dump_shared_*() are for. */
+bool dump_shared_is(const char *name);
+
+/* Objects by index, for the page code. Pointers are valid until the next call of dump_*(). */
+size_t dump_shared_count(const struct dump_context *ctx);
+const struct dump_shared_object *dump_shared_get(const struct dump_context *ctx, size_t index);
+
+void dump_shared_begin(struct dump_context *ctx);
+void dump_shared_free(struct dump_shared *shared);

@@ -1,0 +1,494 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Threads of a stopped process.
+ *
+ * What the kernel tells from outside (registers, vector state, mask, pending signals, robust list, rseq, scheduling,
+ * credentials) is asked from outside. What only the thread itself can ask (alternate stack, clear_child_tid, death
+ * signal, timer slack, securebits) is one batch a thread, and all threads run theirs at the same time. The first thread's
+ * batch also has the questions about the process: signal actions, timers, limits, break, and the like.
+ *
+ * Happy path: ask, run, answer; one IMAGE_CORE and one IMAGE_THREAD_EXTRA record a thread. Failures: a thread that is
+ * killed meanwhile (-ESRCH), memory.
+ */
+#include <asm/prctl.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/membarrier.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "parts.h"
+#include "util/buffer.h"
+#include "util/cleanup.h"
+#include "util/fdio.h"
+
+#ifndef PR_GET_TIMERSLACK
+#define PR_GET_TIMERSLACK 30
+#endif
+#ifndef ARCH_GET_XCOMP_PERM
+#define ARCH_GET_XCOMP_PERM 0x1022
+#endif
+#define MEMBARRIER_GET_REGISTRATIONS (1 << 9) /* 6.3 */
+#define IOPRIO_WHO_PROCESS 1
+#define OWN_GROUPS         32
+#define AFFINITY_MAX       1024 /* bytes: 8192 CPUs */
+#define SMALL_FILE_MAX     256
+#define SIGNAL_STATE_ALIVE   1
+#define SIGNAL_STATE_STOPPED 3
+
+/* struct sched_attr of the kernel, first version (sched_setattr(2)). */
+struct sched_attributes {
+	uint32_t size;
+	uint32_t policy;
+	uint64_t flags;
+	int32_t nice;
+	uint32_t priority;
+	uint64_t runtime;
+	uint64_t deadline;
+	uint64_t period;
+};
+
+/* What a thread says of its own credentials. Compared byte by byte. */
+struct own_creds {
+	uint32_t uid[3];
+	uint32_t gid[3];
+	struct __user_cap_data_struct capabilities[2];
+	uint32_t groups[OWN_GROUPS]; /* the first ones */
+};
+
+/* What threads are compared with. */
+struct leader_creds {
+	struct own_creds creds;
+	struct dump_status status; /* owned */
+};
+
+/* Questions to one thread. */
+struct thread_query {
+	struct tracee_batch *batch; /* owned */
+	struct leader_creds *leader; /* borrowed, shared by all threads */
+	uint64_t creds;             /* token of its struct own_creds */
+	uint64_t alt_stack;         /* tokens */
+	uint64_t clear_tid;
+	uint64_t death_signal;
+	uint64_t name;
+	int timer_slack; /* indices of calls */
+	int securebits;
+	int no_new_privs;
+};
+
+/* Questions to the process, in the batch of its first thread. */
+struct process_query {
+	struct dump_signal_query signals;
+	struct dump_timer_query timers; /* owned */
+	uint64_t limits;                /* token of the room for all limits */
+	uint64_t permissions;
+	uint64_t subreaper;
+	uint64_t zombie;                /* token of a siginfo_t */
+	int brk; /* indices of calls */
+	int dumpable;
+	int thp_disabled;
+	int personality;
+	int membarrier;
+	int permissions_call;
+};
+
+static void creds_ask(struct thread_query *query)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct tracee_batch *batch = query->batch;
+	uint64_t creds = tracee_batch_space(batch, sizeof(struct own_creds));
+	uint64_t uid = creds + offsetof(struct own_creds, uid), gid = creds + offsetof(struct own_creds, gid);
+
+	query->creds = creds;
+	tracee_batch_call(batch, SYS_getresuid, uid, uid + 4, uid + 8);
+	tracee_batch_call(batch, SYS_getresgid, gid, gid + 4, gid + 8);
+	tracee_batch_call(batch, SYS_capget, tracee_batch_data(batch, &header, sizeof(header)),
+			  creds + offsetof(struct own_creds, capabilities));
+	/* Fails when there are more, in all threads alike. */
+	tracee_batch_try(batch, SYS_getgroups, OWN_GROUPS, creds + offsetof(struct own_creds, groups));
+	query->no_new_privs = tracee_batch_call(batch, SYS_prctl, PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0);
+	query->securebits = tracee_batch_call(batch, SYS_prctl, PR_GET_SECUREBITS);
+}
+
+static void thread_ask(struct thread_query *query)
+{
+	struct tracee_batch *batch = query->batch;
+
+	query->alt_stack = tracee_batch_space(batch, sizeof(stack_t));
+	query->clear_tid = tracee_batch_space(batch, sizeof(uint64_t));
+	query->death_signal = tracee_batch_space(batch, sizeof(int));
+	query->name = tracee_batch_space(batch, 16);
+	tracee_batch_call(batch, SYS_sigaltstack, 0, query->alt_stack);
+	tracee_batch_call(batch, SYS_prctl, PR_GET_TID_ADDRESS, query->clear_tid);
+	tracee_batch_call(batch, SYS_prctl, PR_GET_PDEATHSIG, query->death_signal);
+	tracee_batch_call(batch, SYS_prctl, PR_GET_NAME, query->name);
+	query->timer_slack = tracee_batch_call(batch, SYS_prctl, PR_GET_TIMERSLACK);
+	creds_ask(query);
+}
+
+static int process_ask(struct dump_context *ctx, const struct dump_process *process, struct tracee_batch *batch,
+		       struct process_query *query, struct error *error)
+{
+	query->limits = tracee_batch_space(batch, RLIM_NLIMITS * sizeof(struct rlimit));
+	query->permissions = tracee_batch_space(batch, sizeof(uint64_t));
+	query->subreaper = tracee_batch_space(batch, sizeof(int));
+	for (unsigned resource = 0; resource < RLIM_NLIMITS; resource++)
+		tracee_batch_call(batch, SYS_prlimit64, 0, resource, 0,
+				  query->limits + resource * sizeof(struct rlimit));
+	tracee_batch_call(batch, SYS_prctl, PR_GET_CHILD_SUBREAPER, query->subreaper);
+	query->zombie = tracee_batch_space(batch, sizeof(siginfo_t));
+	tracee_batch_try(batch, SYS_waitid, P_ALL, 0, query->zombie, WEXITED | WNOHANG | WNOWAIT | __WALL, 0);
+	query->brk = tracee_batch_call(batch, SYS_brk, 0);
+	query->dumpable = tracee_batch_call(batch, SYS_prctl, PR_GET_DUMPABLE);
+	query->thp_disabled = tracee_batch_try(batch, SYS_prctl, PR_GET_THP_DISABLE);
+	query->personality = tracee_batch_call(batch, SYS_personality, 0xffffffff);
+	query->membarrier = tracee_batch_try(batch, SYS_membarrier, MEMBARRIER_GET_REGISTRATIONS);
+	query->permissions_call = tracee_batch_try(batch, SYS_arch_prctl, ARCH_GET_XCOMP_PERM, query->permissions);
+	dump_signal_ask(batch, &query->signals);
+	return dump_timer_ask(ctx, process, batch, &query->timers, error);
+}
+
+static void registers_message(const struct user_regs_struct *regs, X86Registers *message)
+{
+	*message = (X86Registers)X86_REGISTERS__INIT;
+	message->r15 = regs->r15;
+	message->r14 = regs->r14;
+	message->r13 = regs->r13;
+	message->r12 = regs->r12;
+	message->bp = regs->rbp;
+	message->bx = regs->rbx;
+	message->r11 = regs->r11;
+	message->r10 = regs->r10;
+	message->r9 = regs->r9;
+	message->r8 = regs->r8;
+	message->ax = regs->rax;
+	message->cx = regs->rcx;
+	message->dx = regs->rdx;
+	message->si = regs->rsi;
+	message->di = regs->rdi;
+	message->orig_ax = regs->orig_rax;
+	message->ip = regs->rip;
+	message->cs = regs->cs;
+	message->flags = regs->eflags;
+	message->sp = regs->rsp;
+	message->ss = regs->ss;
+	message->fs_base = regs->fs_base;
+	message->gs_base = regs->gs_base;
+	message->ds = regs->ds;
+	message->es = regs->es;
+	message->fs = regs->fs;
+	message->gs = regs->gs;
+}
+
+static int thread_scheduling(const struct dump_host *host, struct tracee_thread *thread,
+			     struct dump_arena *arena, CoreThread *core, ThreadExtra *extra, struct error *error)
+{
+	struct sched_attributes attributes = { .size = sizeof(attributes) };
+	long size;
+
+	if (syscall(SYS_sched_getattr, thread->tid, &attributes, sizeof(attributes), 0) < 0)
+		return error_set_errno(error, -errno, "cannot read the scheduling policy of thread %d", thread->tid);
+	core->has_sched_nice = true;
+	/* sched_getattr() tells it of ordinary policies only; a real-time thread keeps one for later. */
+	core->sched_nice = getpriority(PRIO_PROCESS, (id_t)thread->tid);
+	core->has_sched_policy = true;
+	core->sched_policy = attributes.policy;
+	core->has_sched_prio = true;
+	core->sched_prio = attributes.priority;
+	extra->sched_flags = attributes.flags;
+	extra->sched_runtime = attributes.runtime;
+	extra->sched_deadline = attributes.deadline;
+	extra->sched_period = attributes.period;
+
+	extra->affinity.data = dump_arena_take(arena, AFFINITY_MAX);
+	if (!extra->affinity.data)
+		return error_set_errno(error, -ENOMEM, "cannot keep the affinity of thread %d", thread->tid);
+	size = syscall(SYS_sched_getaffinity, thread->tid, AFFINITY_MAX, extra->affinity.data);
+	if (size < 0)
+		return error_set_errno(error, -errno, "cannot read the CPU affinity of thread %d", thread->tid);
+	extra->affinity.len = (size_t)size;
+	extra->affinity_all = dump_affinity_is_all(host, extra->affinity.data, (size_t)size);
+	size = syscall(SYS_ioprio_get, IOPRIO_WHO_PROCESS, thread->tid);
+	extra->io_priority = size > 0 ? (uint32_t)size : 0;
+	return 0;
+}
+
+/*
+ * /proc/PID/task/TID/status has all credentials, and takes some 20 us to read. It is read for the first thread, and for
+ * those that differ from it in what they say themselves.
+ */
+static int thread_creds(const struct dump_process *process, const struct tracee_thread *thread,
+			const struct thread_query *query, struct dump_status *leader, struct dump_arena *arena,
+			Creds *creds, ThreadExtra *extra, struct error *error)
+{
+	uint32_t securebits = (uint32_t)tracee_batch_result(query->batch, query->securebits);
+	const struct own_creds *own = tracee_batch_output(query->batch, query->creds);
+	struct dump_status status = { 0 };
+	int r;
+
+	if (thread->tid == process->tracee->threads.items[0]->tid) {
+		r = dump_status_read(process->pid, thread->tid, leader, error);
+		if (r == 0)
+			r = dump_creds(leader, securebits, arena, creds, extra);
+		query->leader->creds = *own;
+	} else if (memcmp(own, &query->leader->creds, sizeof(*own)) == 0 &&
+		   (tracee_batch_result(query->batch, query->no_new_privs) == 1) == leader->no_new_privs) {
+		r = dump_creds(leader, securebits, arena, creds, extra);
+	} else {
+		r = dump_status_read(process->pid, thread->tid, &status, error);
+		if (r == 0)
+			r = dump_creds(&status, securebits, arena, creds, extra);
+		dump_status_deinit(&status);
+	}
+	return r < 0 ? error_set_errno(error, r, "cannot read the credentials of thread %d", thread->tid) : 0;
+}
+
+static int thread_answer(struct dump_context *ctx, struct dump_process *process, struct tracee_thread *thread,
+			 const struct thread_query *query, struct dump_arena *arena, Core *message,
+			 ThreadExtra *extra, struct error *error)
+{
+	CoreThread *core = message->thread_core;
+	X86Thread *machine = message->thread_info;
+	struct user_regs_struct regs = thread->regs;
+	const stack_t *alt_stack = tracee_batch_output(query->batch, query->alt_stack);
+	uint64_t robust, robust_size;
+	int r;
+
+	tracee_regs_prepare_restart(&regs);
+	registers_message(&regs, machine->gpregs);
+	memcpy(&machine->clear_tid_addr, tracee_batch_output(query->batch, query->clear_tid), sizeof(uint64_t));
+
+	core->comm = dump_arena_string(arena, tracee_batch_output(query->batch, query->name));
+	if (!core->comm)
+		return error_set_errno(error, -ENOMEM, "cannot keep the name of thread %d", thread->tid);
+	core->has_blk_sigset = true;
+	core->blk_sigset = thread->sigmask;
+	core->sas->ss_sp = (uintptr_t)alt_stack->ss_sp;
+	core->sas->ss_size = alt_stack->ss_size;
+	core->sas->ss_flags = (uint32_t)alt_stack->ss_flags & ~(uint32_t)SS_ONSTACK;
+	core->has_pdeath_sig = true;
+	memcpy(&core->pdeath_sig, tracee_batch_output(query->batch, query->death_signal), sizeof(int));
+	r = tracee_thread_get_robust_list(thread, &robust, &robust_size, error);
+	if (r < 0)
+		return r;
+	core->futex_rla = robust;
+	core->futex_rla_len = (uint32_t)robust_size;
+	if (thread->rseq.address) {
+		core->rseq_entry->rseq_abi_pointer = thread->rseq.address;
+		core->rseq_entry->rseq_abi_size = thread->rseq.size;
+		core->rseq_entry->signature = thread->rseq.signature;
+	} else {
+		core->rseq_entry = NULL;
+	}
+	extra->timer_slack = (uint64_t)tracee_batch_result(query->batch, query->timer_slack);
+
+	r = thread_creds(process, thread, query, &query->leader->status, arena, core->creds, extra, error);
+	if (r == 0)
+		r = thread_scheduling(ctx->host, thread, arena, core, extra, error);
+	if (r == 0)
+		r = dump_signal_pending(thread, false, arena, &core->signals_p, error);
+	if (r == 0)
+		r = dump_xstate(&ctx->host->xsave, thread, arena, machine->fpregs, extra, error);
+	return r;
+}
+
+static long read_number(const struct dump_process *process, const char *name, int base)
+{
+	_cleanup_buffer_ struct buffer text = BUFFER_INIT;
+
+	if (fdio_read_file(process->proc_fd, name, SMALL_FILE_MAX, &text) < 0)
+		return 0;
+	return strtol((const char *)text.data, NULL, base);
+}
+
+static int limits_answer(const struct tracee_batch *batch, const struct process_query *query, struct dump_arena *arena,
+			 CoreProcess *message)
+{
+	const struct rlimit *limits = tracee_batch_output(batch, query->limits);
+	ResourceLimits *list = dump_arena_take(arena, sizeof(*list));
+	ResourceLimit *entries = dump_arena_take(arena, RLIM_NLIMITS * sizeof(*entries));
+	ResourceLimit **pointers = dump_arena_take(arena, RLIM_NLIMITS * sizeof(*pointers));
+
+	if (!list || !entries || !pointers)
+		return -ENOMEM;
+	*list = (ResourceLimits)RESOURCE_LIMITS__INIT;
+	for (size_t i = 0; i < RLIM_NLIMITS; i++) {
+		entries[i] = (ResourceLimit)RESOURCE_LIMIT__INIT;
+		entries[i].cur = limits[i].rlim_cur;
+		entries[i].max = limits[i].rlim_max;
+		pointers[i] = &entries[i];
+	}
+	list->rlimits = pointers;
+	list->n_rlimits = RLIM_NLIMITS;
+	message->rlimits = list;
+	return 0;
+}
+
+static int process_answer(struct dump_context *ctx, struct dump_process *process, const struct tracee_batch *batch,
+			  const struct process_query *query, struct dump_arena *arena, CoreProcess *message,
+			  struct dump_process_facts *facts, struct error *error)
+{
+	const siginfo_t *zombie = tracee_batch_output(batch, query->zombie);
+	struct tracee_thread *leader = process->tracee->threads.items[0];
+	int r;
+
+	message->task_state = leader->group_stopped ? SIGNAL_STATE_STOPPED : SIGNAL_STATE_ALIVE;
+	message->personality = (uint32_t)tracee_batch_result(batch, query->personality);
+	message->flags = process->stat.flags;
+	message->blk_sigset = leader->sigmask;
+	message->comm = process->stat.comm;
+	message->has_oom_score_adj = true;
+	message->oom_score_adj = (int32_t)read_number(process, "oom_score_adj", 10);
+	message->has_child_subreaper = true;
+	message->child_subreaper = *(const int *)tracee_batch_output(batch, query->subreaper) != 0;
+	facts->brk = (uint64_t)tracee_batch_result(batch, query->brk);
+	facts->dumpable = (int)tracee_batch_result(batch, query->dumpable);
+	facts->thp_disabled = tracee_batch_result(batch, query->thp_disabled) > 0;
+
+	if (zombie->si_pid)
+		dump_blocker_add(ctx, zombie->si_pid, "process", "it has ended and its parent has not noticed",
+				 "try again; the parent should wait for its children", "zombie child of PID %d",
+				 process->pid);
+	r = dump_signal_answer(batch, &query->signals, arena, message);
+	if (r == 0)
+		r = dump_timer_answer(batch, &query->timers, arena, message);
+	if (r == 0)
+		r = limits_answer(batch, query, arena, message);
+	if (r < 0)
+		return error_set_errno(error, r, "cannot keep the state of PID %d", process->pid);
+	return dump_signal_pending(leader, true, arena, &message->signals_s, error);
+}
+
+static int process_extra(struct dump_context *ctx, const struct dump_process *process,
+			 const struct tracee_batch *batch, const struct process_query *query, struct error *error)
+{
+	ProcessExtra extra = PROCESS_EXTRA__INIT;
+	int64_t registrations = tracee_batch_result(batch, query->membarrier);
+
+	if (tracee_batch_result(batch, query->permissions_call) == 0)
+		memcpy(&extra.xcomp_permissions, tracee_batch_output(batch, query->permissions), sizeof(uint64_t));
+	extra.coredump_filter = (uint32_t)read_number(process, "coredump_filter", 16);
+	extra.stop_signal = process->tracee->threads.items[0]->group_stopped ? SIGSTOP : 0;
+	extra.membarrier = registrations > 0 ? (uint32_t)registrations : 0;
+	return image_set_add(ctx->images, IMAGE_PROCESS_EXTRA, (uint32_t)process->pid, &extra.base, error);
+}
+
+/* A message with all that a thread's record needs, empty. */
+static Core *core_new(struct dump_arena *arena, bool leader)
+{
+	struct {
+		Core core;
+		X86Thread machine;
+		X86Registers registers;
+		X86Fpu fpu;
+		CoreThread thread;
+		AltStack alt_stack;
+		Creds creds;
+		RseqRegistration rseq;
+		CoreProcess process;
+	} *block = dump_arena_take(arena, sizeof(*block));
+
+	if (!block)
+		return NULL;
+	block->core = (Core)CORE__INIT;
+	block->core.mtype = CORE__MACHINE__X86_64;
+	block->core.thread_info = &block->machine;
+	block->machine = (X86Thread)X86_THREAD__INIT;
+	block->machine.gpregs = &block->registers;
+	block->machine.fpregs = &block->fpu;
+	block->fpu = (X86Fpu)X86_FPU__INIT;
+	block->core.thread_core = &block->thread;
+	block->thread = (CoreThread)CORE_THREAD__INIT;
+	block->thread.sas = &block->alt_stack;
+	block->alt_stack = (AltStack)ALT_STACK__INIT;
+	block->thread.creds = &block->creds;
+	block->creds = (Creds)CREDS__INIT;
+	block->thread.rseq_entry = &block->rseq;
+	block->rseq = (RseqRegistration)RSEQ_REGISTRATION__INIT;
+	if (leader) {
+		block->core.tc = &block->process;
+		block->process = (CoreProcess)CORE_PROCESS__INIT;
+	}
+	return &block->core;
+}
+
+static int thread_record(struct dump_context *ctx, struct dump_process *process, size_t index,
+			 const struct thread_query *query, const struct process_query *whole,
+			 struct dump_arena *arena, struct dump_process_facts *facts, struct error *error)
+{
+	struct tracee_thread *thread = process->tracee->threads.items[index];
+	ThreadExtra extra = THREAD_EXTRA__INIT;
+	Core *core = core_new(arena, index == 0);
+	int r;
+
+	if (!core)
+		return error_set_errno(error, -ENOMEM, "cannot keep the state of thread %d", thread->tid);
+	extra.pid = (uint32_t)process->pid;
+	r = thread_answer(ctx, process, thread, query, arena, core, &extra, error);
+	if (r == 0 && index == 0)
+		r = process_answer(ctx, process, query->batch, whole, arena, core->tc, facts, error);
+	if (r == 0)
+		r = image_set_add(ctx->images, IMAGE_CORE, (uint32_t)thread->tid, &core->base, error);
+	if (r == 0)
+		r = image_set_add(ctx->images, IMAGE_THREAD_EXTRA, (uint32_t)thread->tid, &extra.base, error);
+	return r;
+}
+
+static int threads_run(struct dump_context *ctx, struct tracee_process *tracee, const struct thread_query *queries,
+		       struct error *error)
+{
+	size_t count = tracee->threads.count;
+	_cleanup_free_ struct tracee_batch **batches = calloc(count, sizeof(*batches));
+
+	if (!batches)
+		return error_set_errno(error, -ENOMEM, "cannot ask the threads of PID %d", tracee->pid);
+	for (size_t i = 0; i < count; i++)
+		batches[i] = queries[i].batch;
+	return tracee_batch_run_many(tracee->threads.items, batches, count, ctx->deadline, error);
+}
+
+int dump_threads(struct dump_context *ctx, struct dump_process *process, struct dump_process_facts *ret_facts,
+		 struct error *error)
+{
+	struct tracee_process *tracee = process->tracee;
+	size_t count = tracee->threads.count;
+	struct thread_query *queries = calloc(count, sizeof(*queries));
+	struct process_query whole = { 0 };
+	_cleanup_(dump_arena_deinit) struct dump_arena arena = { 0 };
+	struct dump_process_facts facts = { 0 };
+	struct leader_creds leader = { 0 };
+	int r = queries ? 0 : error_set_errno(error, -ENOMEM, "cannot ask the threads of PID %d", process->pid);
+
+	for (size_t i = 0; r == 0 && i < count; i++) {
+		queries[i].batch = tracee_batch_new();
+		queries[i].leader = &leader;
+		if (!queries[i].batch)
+			r = error_set_errno(error, -ENOMEM, "cannot ask the threads of PID %d", process->pid);
+		else
+			thread_ask(&queries[i]);
+	}
+	if (r == 0)
+		r = process_ask(ctx, process, queries[0].batch, &whole, error);
+	if (r == 0)
+		r = threads_run(ctx, tracee, queries, error);
+	if (r == 0)
+		r = process_extra(ctx, process, queries[0].batch, &whole, error);
+	for (size_t i = 0; r == 0 && i < count; i++, dump_arena_reset(&arena))
+		r = thread_record(ctx, process, i, &queries[i], &whole, &arena, &facts, error);
+	for (size_t i = 0; queries && i < count; i++)
+		tracee_batch_free(queries[i].batch);
+	free(queries);
+	dump_timer_query_deinit(&whole.timers);
+	dump_status_deinit(&leader.status);
+	if (r == 0)
+		*ret_facts = facts;
+	return r;
+}

@@ -1,0 +1,408 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Messages between a pageserver and its keeper, over a SOCK_SEQPACKET pair or connection: one packet a message, descriptors
+ * with SCM_RIGHTS. Both sides apply what they receive to a struct lazy, so a keeper is one that only holds,
+ * and fetching is the same messages the other way round.
+ *
+ * The bits of what is missing are in memory that both map, so they need no message. Areas are sent after each change.
+ *
+ * Failure modes: a keeper that is gone (or takes nothing for some seconds): the link is closed, the work goes on without it. The
+ * window that is left: a pageserver killed between the reading of an event and the message about it.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "private.h"
+
+#include <sys/stat.h>
+
+#include "util/cleanup.h"
+
+#define LINK_AREAS 256
+#define LINK_FDS 2
+#define LINK_TIMEOUT_S 3
+
+struct message {
+	uint32_t kind;  /* enum lazy_link_kind */
+	uint32_t space; /* id */
+	int32_t source_pid;
+	int32_t pid;    /* LAZY_LINK_PID, and LAZY_LINK_SPACE: 0 if not known */
+	uint32_t fresh; /* LAZY_LINK_AREAS: those sent before are void */
+	uint32_t count; /* areas that follow */
+	struct lazy_area areas[LINK_AREAS];
+};
+
+#define MESSAGE_HEAD offsetof(struct message, areas)
+
+static int send_message(int fd, const struct message *message, const int *fds, size_t fd_count)
+{
+	struct iovec iov = {
+		.iov_base = (void *)(uintptr_t)message,
+		.iov_len = MESSAGE_HEAD + message->count * sizeof(message->areas[0]),
+	};
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(LINK_FDS * sizeof(int))];
+	} control = { .bytes = { 0 } };
+	struct msghdr header = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+	if (fd_count > 0) {
+		struct cmsghdr *cmsg = &control.align;
+
+		header.msg_control = &control;
+		header.msg_controllen = CMSG_SPACE(fd_count * sizeof(int));
+		cmsg->cmsg_level = SOL_SOCKET;
+		cmsg->cmsg_type = SCM_RIGHTS;
+		cmsg->cmsg_len = CMSG_LEN(fd_count * sizeof(int));
+		memcpy(CMSG_DATA(cmsg), fds, fd_count * sizeof(int));
+	}
+	while (sendmsg(fd, &header, MSG_NOSIGNAL) < 0)
+		if (errno != EINTR)
+			return -errno;
+	return 0;
+}
+
+static void tell(struct lazy *lazy, const struct message *message, const int *fds, size_t fd_count)
+{
+	int r;
+
+	if (lazy->keeper_fd < 0)
+		return;
+	r = send_message(lazy->keeper_fd, message, fds, fd_count);
+	if (r == 0)
+		return;
+	log_debug(lazy->log, "post-copy: the keeper is gone (%s): going on without it", strerror(-r));
+	close(lazy->keeper_fd);
+	lazy->keeper_fd = -1;
+}
+
+void lazy_link_areas(struct lazy *lazy, const struct lazy_space *space)
+{
+	struct message message = { .kind = LAZY_LINK_AREAS, .space = space->id, .fresh = 1 };
+	size_t sent = 0;
+
+	do {
+		size_t left = space->areas.count - sent;
+
+		message.count = (uint32_t)(left < LINK_AREAS ? left : LINK_AREAS);
+		if (message.count > 0)
+			memcpy(message.areas, space->areas.items + sent, message.count * sizeof(message.areas[0]));
+		tell(lazy, &message, NULL, 0);
+		sent += message.count;
+		message.fresh = 0;
+	} while (sent < space->areas.count);
+}
+
+void lazy_link_space(struct lazy *lazy, const struct lazy_space *space)
+{
+	struct message message = {
+		.kind = LAZY_LINK_SPACE,
+		.space = space->id,
+		.source_pid = space->source_pid,
+		.pid = space->pid,
+	};
+	int fds[LINK_FDS] = { space->uffd, space->map_fd };
+
+	tell(lazy, &message, fds, LINK_FDS);
+	lazy_link_areas(lazy, space);
+}
+
+void lazy_link_gone(struct lazy *lazy, const struct lazy_space *space)
+{
+	struct message message = { .kind = LAZY_LINK_GONE, .space = space->id };
+
+	tell(lazy, &message, NULL, 0);
+}
+
+void lazy_link_pid(struct lazy *lazy, const struct lazy_victim *victim)
+{
+	struct message message = { .kind = LAZY_LINK_PID, .pid = victim->pid };
+
+	tell(lazy, &message, &victim->pidfd, 1);
+}
+
+void lazy_link_done(struct lazy *lazy)
+{
+	struct message message = { .kind = LAZY_LINK_DONE };
+	char byte;
+
+	tell(lazy, &message, NULL, 0);
+	if (lazy->keeper_fd < 0)
+		return;
+	while (recv(lazy->keeper_fd, &byte, 1, 0) < 0 && errno == EINTR)
+		;
+	close(lazy->keeper_fd);
+	lazy->keeper_fd = -1;
+}
+
+void lazy_link_everything(struct lazy *lazy)
+{
+	struct message message = { .kind = LAZY_LINK_END };
+
+	array_for_each(victim, &lazy->victims)
+		lazy_link_pid(lazy, victim);
+	array_for_each(space, &lazy->spaces)
+		lazy_link_space(lazy, *space);
+	tell(lazy, &message, NULL, 0);
+}
+
+/* ---- receiving */
+
+static ssize_t receive_message(int fd, struct message *message, int fds[LINK_FDS])
+{
+	struct iovec iov = { .iov_base = message, .iov_len = sizeof(*message) };
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(LINK_FDS * sizeof(int))];
+	} control;
+	struct msghdr header = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control),
+	};
+	const struct cmsghdr *cmsg;
+	ssize_t n;
+
+	do {
+		n = recvmsg(fd, &header, MSG_CMSG_CLOEXEC);
+	} while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return -errno;
+	cmsg = CMSG_FIRSTHDR(&header);
+	if (cmsg && cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS)
+		memcpy(fds, CMSG_DATA(cmsg), cmsg->cmsg_len - CMSG_LEN(0));
+	if (n > 0 && ((size_t)n < MESSAGE_HEAD || message->count > LINK_AREAS ||
+		      (size_t)n != MESSAGE_HEAD + message->count * sizeof(message->areas[0])))
+		return -EBADMSG;
+	return n;
+}
+
+static int take_space(struct lazy *lazy, const struct message *message, int fds[LINK_FDS])
+{
+	struct lazy_space *space;
+	int r;
+
+	if (fds[0] < 0 || fds[1] < 0)
+		return -EBADMSG;
+	r = lazy_space_open(message->source_pid, message->pid, fds[0], fds[1], &space);
+	if (r < 0)
+		return r;
+	fds[0] = fds[1] = -1;
+	lazy->next_id = message->space;
+	r = lazy_insert_space(lazy, space);
+	if (r < 0)
+		lazy_space_free(space);
+	return r;
+}
+
+static int take_areas(struct lazy *lazy, const struct message *message)
+{
+	struct lazy_space *space = lazy_find_space(lazy, message->space);
+
+	if (!space)
+		return 0;
+	if (message->fresh)
+		array_clear(&space->areas);
+	for (uint32_t i = 0; i < message->count; i++)
+		if (array_append(&space->areas, message->areas[i]) < 0)
+			return -ENOMEM;
+	return 0;
+}
+
+static int apply(struct lazy *lazy, const struct message *message, int fds[LINK_FDS])
+{
+	struct lazy_space *space;
+	int r = 0;
+
+	switch (message->kind) {
+	case LAZY_LINK_SPACE:
+		return take_space(lazy, message, fds);
+	case LAZY_LINK_AREAS:
+		return take_areas(lazy, message);
+	case LAZY_LINK_GONE:
+		space = lazy_find_space(lazy, message->space);
+		if (!space)
+			return 0;
+		for (size_t i = 0, kept = 0; i < lazy->spaces.count; i++)
+			if (lazy->spaces.items[i] != space)
+				lazy->spaces.items[kept++] = lazy->spaces.items[i];
+		lazy->spaces.count--;
+		lazy_space_free(space);
+		return 0;
+	case LAZY_LINK_PID:
+		if (fds[0] < 0)
+			return -EBADMSG;
+		r = lazy_victim_add(lazy, message->pid, fds[0]);
+		if (r == 0)
+			fds[0] = -1;
+		return r;
+	case LAZY_LINK_DONE:
+	case LAZY_LINK_FETCH:
+	case LAZY_LINK_END:
+		return 0;
+	default:
+		return -EBADMSG;
+	}
+}
+
+int lazy_link_receive(struct lazy *lazy, int fd)
+{
+	struct message message;
+	int fds[LINK_FDS] = { -1, -1 };
+	ssize_t n = receive_message(fd, &message, fds);
+	int r = (int)n;
+
+	if (n > 0) {
+		r = apply(lazy, &message, fds);
+		if (r == 0)
+			r = (int)message.kind;
+	}
+	for (size_t i = 0; i < LINK_FDS; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+	return r;
+}
+
+/* ---- starting one, and taking over */
+
+static int make_address(const char *path, struct sockaddr_un *ret, struct error *error)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+	if (strlen(path) >= sizeof(address.sun_path))
+		return error_set(error, -ENAMETOOLONG, "%s: longer than a UNIX socket's name may be", path);
+	strcpy(address.sun_path, path);
+	*ret = address;
+	return 0;
+}
+
+static void limit_waiting(int fd)
+{
+	struct timeval timeout = { .tv_sec = LINK_TIMEOUT_S };
+
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
+}
+
+static int listen_at(const char *path, int *ret_fd, struct error *error)
+{
+	_cleanup_fd_ int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	struct sockaddr_un address;
+	int r = make_address(path, &address, error);
+
+	if (r < 0)
+		return r;
+	if (fd < 0)
+		return error_set_errno(error, -errno, "socket");
+	unlink(path);
+	/* On Linux the mode of the unbound socket becomes that of its name: no moment in which others can connect. */
+	if (fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(fd, 4) < 0)
+		return error_set_errno(error, -errno, "%s", path);
+	*ret_fd = steal_fd(&fd);
+	return 0;
+}
+
+/* Forks twice, so that the keeper is init's; its PID comes over the link. */
+static int spawn(int listen_fd, int link_fd, const char *path, struct error *error)
+{
+	pid_t pid = fork();
+	int status = 0;
+
+	if (pid < 0)
+		return error_set_errno(error, -errno, "fork of the keeper");
+	if (pid == 0) {
+		pid = fork();
+		if (pid != 0)
+			_exit(pid < 0);
+		lazy_keeper_main(listen_fd, link_fd, path);
+	}
+	while (waitpid(pid, &status, 0) < 0)
+		if (errno != EINTR)
+			break;
+	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+		return error_set(error, -EAGAIN, "cannot start the keeper of missing pages");
+	return 0;
+}
+
+int lazy_keeper_start(struct lazy *lazy, const char *socket_path, pid_t *ret_pid, struct error *error)
+{
+	_cleanup_fd_ int listen_fd = -1, theirs = -1, ours = -1;
+	int pair[2], r;
+	pid_t pid;
+
+	r = listen_at(socket_path, &listen_fd, error);
+	if (r < 0)
+		return r;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return error_set_errno(error, -errno, "socketpair");
+	ours = pair[0];
+	theirs = pair[1];
+	r = spawn(listen_fd, theirs, socket_path, error);
+	if (r < 0)
+		return r;
+	close(steal_fd(&theirs));
+	limit_waiting(ours);
+	if (recv(ours, &pid, sizeof(pid), 0) != sizeof(pid))
+		return error_set(error, -EPIPE, "the keeper of missing pages has ended at once");
+	if (ret_pid)
+		*ret_pid = pid;
+	lazy->keeper_fd = steal_fd(&ours);
+	array_for_each(victim, &lazy->victims)
+		lazy_link_pid(lazy, victim);
+	array_for_each(space, &lazy->spaces)
+		lazy_link_space(lazy, *space);
+	if (lazy->keeper_fd < 0)
+		return error_set(error, -EPIPE, "the keeper of missing pages takes nothing");
+	return 0;
+}
+
+/* Whoever waits for an answer to a fault that the former server had read faults again. */
+static void wake_all(struct lazy *lazy)
+{
+	const uint64_t start = UINT64_C(0x10000), end = UINT64_C(0x7ffffffff000);
+
+	array_for_each(space, &lazy->spaces)
+		lazy_userfault_wake((*space)->uffd, start, end - start);
+}
+
+int lazy_keeper_fetch(const struct log *log, const char *socket_path, struct lazy **ret, struct error *error)
+{
+	_cleanup_fd_ int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	struct message ask = { .kind = LAZY_LINK_FETCH };
+	struct sockaddr_un address;
+	struct lazy *lazy;
+	int r = make_address(socket_path, &address, error);
+
+	if (r < 0)
+		return r;
+	if (fd < 0)
+		return error_set_errno(error, -errno, "socket");
+	limit_waiting(fd);
+	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+		return error_set_errno(error, -errno, "%s", socket_path);
+	r = lazy_new(log, &lazy, error);
+	if (r < 0)
+		return r;
+	r = send_message(fd, &ask, NULL, 0);
+	while (r >= 0 && r != LAZY_LINK_END) {
+		r = lazy_link_receive(lazy, fd);
+		if (r == 0)
+			r = -ECONNRESET;
+	}
+	if (r < 0) {
+		lazy_destroy(lazy); /* the keeper still holds everything */
+		return error_set_errno(error, r, "%s: taking over from the keeper", socket_path);
+	}
+	wake_all(lazy);
+	lazy->keeper_fd = steal_fd(&fd);
+	*ret = lazy;
+	return 0;
+}

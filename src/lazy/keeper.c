@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The keeper: a process that holds userfaultfds, so that the end of a pageserver is not their last close.
+ *
+ * It reads no faults and no events while it holds: processes wait, until a new pageserver connects and fetches. It
+ * ends when it is told that all is done, when the memory of all processes is gone, and at SIGTERM, before which it ends the
+ * processes. It is a fork without exec: it closes all but its own descriptors and is not dumpable, since the memory that it was
+ * forked with may hold keys.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "private.h"
+
+#define PROBE_MS 1000
+
+struct keeper {
+	struct lazy *lazy; /* what is held */
+	int listen_fd;
+	int link_fd;       /* -1: nobody serves */
+	int signal_fd;
+	const char *path;  /* of the socket */
+	bool used;         /* something has been held */
+};
+
+static int compare_fds(const void *a, const void *b)
+{
+	return *(const int *)a - *(const int *)b;
+}
+
+/* Standard streams become /dev/null, everything else but the two is closed. */
+static void close_others(int listen_fd, int link_fd)
+{
+	int keep[] = { 2, listen_fd, link_fd };
+	int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	size_t count = sizeof(keep) / sizeof(keep[0]);
+
+	for (int i = 0; i < 3; i++)
+		dup2(null_fd, i);
+	qsort(keep, count, sizeof(keep[0]), compare_fds);
+	for (size_t i = 0; i < count; i++) {
+		unsigned last = i + 1 < count ? (unsigned)keep[i + 1] - 1 : ~0u;
+
+		if ((unsigned)keep[i] + 1 <= last)
+			syscall(SYS_close_range, (unsigned)keep[i] + 1, last, 0);
+	}
+}
+
+static int prepare_signals(void)
+{
+	sigset_t set;
+
+	sigfillset(&set);
+	sigprocmask(SIG_SETMASK, &set, NULL);
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	return signalfd(-1, &set, SFD_CLOEXEC);
+}
+
+static void __attribute__((noreturn)) end(struct keeper *keeper)
+{
+	unlink(keeper->path);
+	_exit(0);
+}
+
+static bool anything_missing(const struct keeper *keeper)
+{
+	array_for_each(space, &keeper->lazy->spaces)
+		if (lazy_userfault_alive((*space)->uffd))
+			return true;
+	return false;
+}
+
+static void accept_link(struct keeper *keeper)
+{
+	int fd = accept4(keeper->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+	struct ucred peer;
+	socklen_t size = sizeof(peer);
+
+	if (fd < 0)
+		return;
+	if (keeper->link_fd >= 0 || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 ||
+	    (peer.uid != geteuid() && peer.uid != 0)) {
+		close(fd);
+		return;
+	}
+	keeper->link_fd = fd;
+}
+
+/* The link to the server that serves now. */
+static void read_link(struct keeper *keeper)
+{
+	int r = lazy_link_receive(keeper->lazy, keeper->link_fd);
+
+	if (r == LAZY_LINK_SPACE)
+		keeper->used = true;
+	if (r == LAZY_LINK_DONE)
+		end(keeper);
+	if (r == LAZY_LINK_FETCH) {
+		keeper->lazy->keeper_fd = keeper->link_fd;
+		lazy_link_everything(keeper->lazy);
+		if (keeper->lazy->keeper_fd < 0)
+			keeper->link_fd = -1;
+		keeper->lazy->keeper_fd = -1;
+	}
+	if (r <= 0) {
+		close(keeper->link_fd);
+		keeper->link_fd = -1;
+		if (!keeper->used)
+			end(keeper);
+	}
+}
+
+/* SIGTERM. If it cannot be done safely it stays. */
+static void told_to_end(struct keeper *keeper)
+{
+	struct signalfd_siginfo info;
+
+	if (read(keeper->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info) && lazy_kill(keeper->lazy))
+		end(keeper);
+}
+
+void lazy_keeper_main(int listen_fd, int link_fd, const char *socket_path)
+{
+	struct keeper keeper = { .listen_fd = listen_fd, .link_fd = link_fd, .path = socket_path };
+	pid_t pid = getpid();
+
+	setsid();
+	prctl(PR_SET_NAME, "pagestream-keep");
+	prctl(PR_SET_DUMPABLE, 0);
+	if (chdir("/") < 0)
+		_exit(1);
+	close_others(listen_fd, link_fd);
+	keeper.signal_fd = prepare_signals();
+	if (keeper.signal_fd < 0 || lazy_make(NULL, &keeper.lazy, NULL) < 0 ||
+	    send(link_fd, &pid, sizeof(pid), MSG_NOSIGNAL) != sizeof(pid))
+		_exit(1);
+	for (;;) {
+		struct pollfd fds[] = {
+			{ .fd = keeper.signal_fd, .events = POLLIN },
+			{ .fd = keeper.listen_fd, .events = POLLIN },
+			{ .fd = keeper.link_fd, .events = POLLIN },
+		};
+		int n = poll(fds, 3, keeper.link_fd < 0 ? PROBE_MS : -1);
+
+		if (n < 0)
+			continue;
+		if (fds[0].revents)
+			told_to_end(&keeper);
+		if (fds[2].revents)
+			read_link(&keeper);
+		if (fds[1].revents)
+			accept_link(&keeper);
+		if (n == 0 && !anything_missing(&keeper))
+			end(&keeper);
+	}
+}

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The two ends: our copy is killed because the target's runs, or everything is taken back and ours runs on. */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "source.h"
+
+/* A traced thread stays until its tracer has waited for it; the leader goes last. */
+static void reap(const struct dump_process *process, int64_t deadline)
+{
+	const struct timespec pause = { .tv_nsec = 100000 };
+	struct procfs_stat stat;
+
+	while (procfs_read_stat(process->pid, &stat, NULL) == 0 && stat.state != 'Z' && clock_now_ns() < deadline) {
+		array_for_each(tid, &process->threads)
+			waitpid(*tid, NULL, __WALL | WNOHANG);
+		nanosleep(&pause, NULL);
+	}
+	array_for_each(tid, &process->threads)
+		waitpid(*tid, NULL, __WALL | WNOHANG);
+}
+
+void end_source_copy(struct source *source)
+{
+	int64_t deadline = clock_deadline(10 * CLOCK_S);
+
+	memory_stop_tracking(source);
+	for (size_t i = source->dump->processes.count; i-- > 0;)
+		syscall(SYS_pidfd_send_signal, source->dump->processes.items[i]->pidfd, SIGKILL, NULL, 0);
+	if (source->stopped) {
+		array_for_each(process, &source->stopped->processes)
+			tracee_process_forget(*process);
+		array_deinit(&source->stopped->processes);
+		free(source->stopped);
+		source->stopped = NULL;
+	}
+	for (size_t i = source->dump->processes.count; i-- > 0;)
+		reap(source->dump->processes.items[i], deadline);
+	if (source->freezer)
+		freezer_remove(source->freezer, deadline, NULL);
+}
+
+void end_rollback(struct source *source)
+{
+	int64_t deadline = clock_deadline(10 * CLOCK_S);
+	struct error error = ERROR_INIT;
+
+	source_enter(source, PHASE_ROLLBACK);
+	if (source->control)
+		wire_send(source->control, WIRE_ABORT, NULL, clock_deadline(CLOCK_S), NULL);
+	if (source->freezer && freezer_thaw(source->freezer, deadline, &error) < 0)
+		log_warning(source->log, "%s", error.message);
+	memory_stop_tracking(source);
+	tracee_tree_release(source->stopped);
+	source->stopped = NULL;
+	for (size_t i = 0; source->freezer && source->dump && i < source->dump->processes.count; i++)
+		freezer_restore(source->freezer, source->dump->processes.items[i]->pid, NULL);
+	if (source->freezer && freezer_remove(source->freezer, deadline, &error) < 0)
+		log_warning(source->log, "%s", error.message);
+	if (source->state_fd >= 0)
+		journal_remove(source->state_fd, source->session, NULL);
+	source_enter(source, PHASE_FAILED);
+}

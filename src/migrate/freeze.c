@@ -1,0 +1,342 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The freeze and the hand-over: all that happens while nobody runs.
+ *
+ *   stop the tree; collect its state; send it; while the target lays it out, look for the last dirty pages
+ *   send those that cannot wait, name the others; the target answers PREPARED
+ *   let the freezer hold the tree, write the journal, send COMMIT; the target answers RUNNING
+ *
+ * Up to COMMIT every failure is returned and the caller rolls back. After it, -EINPROGRESS means doubt.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "image/mapping.h"
+#include "mm.pb-c.h"
+#include "source.h"
+#include "wire.pb-c.h"
+
+#define PAGE UINT64_C(4096)
+#define NEAR_PAGES 4 /* around each thread's stack pointer and instruction pointer */
+
+/* Pages that the target touches before it can serve faults, or that every thread needs at once. */
+static int note_urgent(struct source *source, struct pageset *urgent, const struct tracee_process *process)
+{
+	int r = 0;
+
+	array_for_each(place, &process->threads) {
+		const struct tracee_thread *thread = *place;
+		uint64_t stack = thread->regs.rsp / PAGE;
+
+		if (r == 0 && thread->rseq.address)
+			r = pageset_add(urgent, thread->rseq.address / PAGE, 2);
+		if (r == 0)
+			r = pageset_add(urgent, stack > 1 ? stack - 1 : 0, NEAR_PAGES);
+		if (r == 0)
+			r = pageset_add(urgent, thread->regs.rip / PAGE, 1);
+	}
+	return r;
+}
+
+/* Whether pages of the mapping may come after the switch. */
+static bool may_be_late(const AddressSpace *mm, uint64_t address)
+{
+	for (size_t i = 0; i < mm->n_vmas; i++) {
+		const Mapping *mapping = mm->vmas[i];
+
+		if (address < mapping->start || address >= mapping->end)
+			continue;
+		return mapping->status & MAPPING_ANON_PRIVATE && !(mapping->flags & 0x2000 /* MAP_LOCKED */);
+	}
+	return false;
+}
+
+struct split {
+	struct source *source;
+	struct source_jobs now;
+	struct source_jobs late;
+	uint64_t budget; /* pages that may still be sent now though they could be late */
+};
+
+static int split_job(struct split *split, const AddressSpace *mm, struct pageset *urgent, const struct source_job *job)
+{
+	uint64_t first = 0;
+	bool late_run = false;
+
+	if (!job->pid || job->zero || !may_be_late(mm, job->address) || split->budget >= job->pages) {
+		if (job->pid && !job->zero && split->budget >= job->pages && may_be_late(mm, job->address))
+			split->budget -= job->pages;
+		split->now.pages += job->pages;
+		return array_append(&split->now.list, *job);
+	}
+	for (uint64_t i = 0; i <= job->pages; i++) {
+		bool late = i < job->pages && !pageset_has(urgent, job->address / PAGE + i);
+		struct source_job part = *job;
+
+		if (i && i < job->pages && late == late_run)
+			continue;
+		if (i > first || (i == job->pages && i)) {
+			struct source_jobs *jobs = late_run ? &split->late : &split->now;
+
+			part.address += first * PAGE;
+			part.pages = i - first;
+			if (part.pages && array_append(&jobs->list, part) < 0)
+				return -ENOMEM;
+			jobs->pages += part.pages;
+		}
+		first = i;
+		late_run = late;
+	}
+	return 0;
+}
+
+static uint64_t budget_pages(const struct source *source, uint64_t dirty)
+{
+	double fit;
+
+	if (source->options->mode == MIGRATE_PRECOPY)
+		return UINT64_MAX;
+	if (source->options->mode == MIGRATE_POSTCOPY)
+		return 0;
+	fit = source->pages_per_ns * (double)source->options->downtime_limit_ns / 2;
+	return (double)dirty <= fit ? UINT64_MAX : (uint64_t)(fit / 2);
+}
+
+static int split_jobs(struct split *split, const struct source_jobs *jobs, struct error *error)
+{
+	struct source *source = split->source;
+	int r = 0;
+
+	split->budget = budget_pages(source, jobs->pages);
+	for (size_t i = 0; r == 0 && i < jobs->list.count;) {
+		pid_t pid = jobs->list.items[i].pid;
+		const struct tracee_process *process = pid ? tracee_tree_find(source->stopped, pid) : NULL;
+		const struct image_record *record = image_set_find(source->images, IMAGE_MM, (uint32_t)pid);
+		_cleanup_message_ AddressSpace *mm = NULL;
+		struct pageset urgent = { 0 };
+
+		if (pid && record)
+			r = image_unpack(record, address_space, &mm, error);
+		if (r == 0 && process)
+			r = note_urgent(source, &urgent, process);
+		for (; r == 0 && i < jobs->list.count && jobs->list.items[i].pid == pid; i++)
+			r = split_job(split, mm, &urgent, &jobs->list.items[i]);
+		pageset_deinit(&urgent);
+	}
+	return r < 0 ? error_set_errno(error, r, "cannot sort the last pages") : 0;
+}
+
+static int append_range(WireRange **pointers, WireRange *ranges, size_t index, const struct source_job *job)
+{
+	wire_range__init(&ranges[index]);
+	ranges[index].pid = job->pid;
+	ranges[index].address = job->address;
+	ranges[index].pages = job->pages;
+	pointers[index] = &ranges[index];
+	return 0;
+}
+
+/* Jobs as the ranges of a message; both arrays are in one allocation, which the caller frees. */
+static int make_ranges(const struct source_jobs *jobs, WireRange ***ret)
+{
+	size_t count = jobs->list.count;
+	WireRange **pointers = malloc(count * (sizeof(*pointers) + sizeof(WireRange)) + 1);
+
+	if (!pointers)
+		return -ENOMEM;
+	for (size_t i = 0; i < count; i++)
+		append_range(pointers, (WireRange *)(void *)(pointers + count), i, &jobs->list.items[i]);
+	*ret = pointers;
+	return 0;
+}
+
+static int send_drops(struct source *source, const struct source_jobs *drops, int64_t deadline, struct error *error)
+{
+	WireRanges message = WIRE_RANGES__INIT;
+	int r;
+
+	if (!drops->list.count)
+		return 0;
+	if (make_ranges(drops, &message.ranges) < 0)
+		return error_set(error, -ENOMEM, "out of memory");
+	message.n_ranges = drops->list.count;
+	r = wire_send(source->control, WIRE_DROP, &message.base, deadline, error);
+	free(message.ranges);
+	return r;
+}
+
+static int send_prepare(struct source *source, const struct source_jobs *late, int64_t deadline, struct error *error)
+{
+	WirePrepare message = WIRE_PREPARE__INIT;
+	int r;
+
+	if (make_ranges(late, &message.missing) < 0)
+		return error_set(error, -ENOMEM, "out of memory");
+	message.n_missing = late->list.count;
+	r = wire_send(source->control, WIRE_PREPARE, &message.base, deadline, error);
+	free(message.missing);
+	return r;
+}
+
+/* The set of what has to be served later. */
+static int note_missing(struct source *source, const struct source_jobs *late, struct error *error)
+{
+	array_for_each(job, &late->list) {
+		struct source_memory *memory = memory_find(source, job->pid);
+
+		if (!memory || pageset_add(&memory->missing, job->address / PAGE, job->pages) < 0)
+			return error_set(error, -ENOMEM, "out of memory");
+	}
+	source->summary->pages_postcopy = late->pages;
+	return 0;
+}
+
+static int collect(struct source *source, int64_t deadline, struct error *error)
+{
+	const struct tracee_options options = { .traces = source->traces, .hints = source->hints };
+	int r;
+
+	source->frozen_at = clock_now_ns();
+	r = tracee_tree_stop(source->options->pid, &options, clock_deadline(SOURCE_STOP_NS), &source->stopped, error);
+	if (r < 0)
+		return r;
+	log_debug(source->log, "stopped after %.3f ms", (double)(clock_now_ns() - source->frozen_at) / 1e6);
+	r = hook_run(source, "post-freeze", error);
+	image_set_free(source->images);
+	source->images = NULL;
+	if (r == 0)
+		r = image_set_new(&source->images);
+	source->dump->deadline = deadline;
+	if (r == 0)
+		r = dump_frozen(source->dump, source->stopped, source->images, error);
+	if (r == -EBUSY)
+		array_for_each(blocker, &source->dump->blockers.list)
+			log_error(source->log, "PID %d: %s %s: %s; %s", blocker->pid, blocker->kind, blocker->object,
+				  blocker->cause, blocker->remedy);
+	log_debug(source->log, "state after %.3f ms", (double)(clock_now_ns() - source->frozen_at) / 1e6);
+	return r;
+}
+
+static void inherit_late(struct source *source)
+{
+	array_for_each(place, &source->memory) {
+		struct source_memory *memory = *place;
+		const struct dump_process *process = dump_context_find(source->dump, memory->pid);
+		struct source_memory *parent = process ? memory_find(source, process->stat.ppid) : NULL;
+
+		if (memory->track || !parent || memory->held.chunks.count || source->options->mode == MIGRATE_POSTCOPY)
+			continue;
+		if (pageset_copy(&memory->held, &parent->held) == 0)
+			memory->inherits = memory->held.chunks.count > 0;
+	}
+}
+
+static int send_state(struct source *source, struct split *split, int64_t deadline, struct error *error)
+{
+	_cleanup_message_ WireRound *laid_out = NULL;
+	struct source_jobs jobs = { 0 }, drops = { 0 };
+	WireRound end = WIRE_ROUND__INIT;
+	int r;
+
+	source->round++;
+	r = round_send_images(source, true, UINT32_MAX, deadline, error);
+	if (r == 0)
+		r = memory_refresh(source, error);
+	if (r == 0) {
+		inherit_late(source);
+		r = memory_scan(source, UINT32_MAX, true, &jobs, &drops, error);
+	}
+	if (r == 0)
+		r = memory_scan_shared(source, &jobs, &drops, error);
+	if (r == 0)
+		r = split_jobs(split, &jobs, error);
+	log_debug(source->log, "last pages after %.3f ms: %llu now, %llu later",
+		  (double)(clock_now_ns() - source->frozen_at) / 1e6, (unsigned long long)split->now.pages,
+		  (unsigned long long)split->late.pages);
+	if (r == 0)
+		r = wire_expect(source->control, &wire_table_client, WIRE_LAID_OUT, &wire_round__descriptor,
+				(ProtobufCMessage **)(void *)&laid_out, deadline, error);
+	if (r == 0)
+		r = send_drops(source, &drops, deadline, error);
+	if (r == 0)
+		r = pages_send(source, &split->now, false, deadline, error);
+	if (r == 0)
+		r = pages_mark(source, source->round, deadline, error);
+	end.round = source->round;
+	if (r == 0)
+		r = wire_send(source->control, WIRE_ROUND_END, &end.base, deadline, error);
+	array_deinit(&jobs.list);
+	array_deinit(&drops.list);
+	return r;
+}
+
+static int hand_over(struct source *source, int64_t deadline, struct error *error)
+{
+	struct split split = { .source = source };
+	_cleanup_message_ WireRoundDone *done = NULL;
+	int r;
+
+	r = send_state(source, &split, deadline, error);
+	if (r == 0)
+		r = send_prepare(source, &split.late, deadline, error);
+	if (r == 0)
+		r = note_missing(source, &split.late, error);
+	if (r == 0)
+		r = wire_expect(source->control, &wire_table_client, WIRE_ROUND_DONE, &wire_round_done__descriptor,
+				(ProtobufCMessage **)(void *)&done, deadline, error);
+	if (r == 0)
+		r = wire_expect(source->control, &wire_table_client, WIRE_PREPARED, NULL, NULL, deadline, error);
+	array_deinit(&split.now.list);
+	array_deinit(&split.late.list);
+	log_debug(source->log, "prepared after %.3f ms", (double)(clock_now_ns() - source->frozen_at) / 1e6);
+	return r;
+}
+
+/* From here on a failure is doubt, not rollback. */
+static int commit(struct source *source, struct error *error)
+{
+	int64_t deadline = clock_deadline(SOURCE_RUNNING_NS);
+	int r;
+
+	stream_set_cancel(source->control, -1);
+	source_enter(source, PHASE_COMMIT);
+	r = source_journal(source, JOURNAL_COMMITTED, error);
+	if (r == 0)
+		r = wire_send(source->control, WIRE_COMMIT, NULL, deadline, error);
+	if (r == 0)
+		r = wire_expect(source->control, &wire_table_client, WIRE_RUNNING, NULL, NULL, deadline, error);
+	if (r < 0)
+		return r;
+	source->summary->downtime_ms = (double)(clock_now_ns() - source->frozen_at) / 1e6;
+	return 0;
+}
+
+int freeze_and_hand_over(struct source *source, struct error *error)
+{
+	int64_t deadline;
+	int r;
+
+	/* Moving processes into the freezer's cgroup takes milliseconds: while they run. */
+	for (size_t i = 0; i < source->dump->processes.count; i++) {
+		r = freezer_add(source->freezer, source->dump->processes.items[i]->pid, error);
+		if (r < 0 && r != -ESRCH)
+			return r;
+	}
+	r = hook_run(source, "pre-freeze", error);
+	if (r < 0)
+		return r;
+	deadline = clock_deadline(SOURCE_HANDOVER_NS);
+	source_enter(source, PHASE_FREEZE);
+	r = collect(source, deadline, error);
+	if (r < 0)
+		return r;
+	source_enter(source, PHASE_HANDOVER);
+	r = hand_over(source, deadline, error);
+	if (r == 0)
+		r = freezer_freeze(source->freezer, true, deadline, error);
+	if (r < 0)
+		return r;
+	source_enter(source, PHASE_HELD);
+	return commit(source, error);
+}

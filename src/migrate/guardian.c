@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The guardian: a small process that only waits for our end. If we are killed (SIGKILL, out of memory), it cleans up what
+ * the kernel does not: remote areas in the tree's processes, and the freezer. Before the commit the tree runs on; after
+ * it, the tree stays frozen, and the journal tells the operator.
+ *
+ * It waits on a pipe whose only write end is ours: a byte says that all is well, the end of file that we died.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "source.h"
+#include "util/cleanup.h"
+
+static void mark_in_doubt(const struct source *source)
+{
+	JournalEntry *entry;
+
+	if (journal_read(source->state_fd, source->shared->session, &entry, NULL) < 0)
+		return;
+	if (entry->phase == JOURNAL_COMMITTED) {
+		entry->phase = JOURNAL_IN_DOUBT;
+		journal_write(source->state_fd, entry, NULL);
+	}
+	journal_entry__free_unpacked(entry, NULL);
+}
+
+static void clean_up(struct source *source)
+{
+	int64_t deadline = clock_deadline(10 * CLOCK_S);
+	struct freezer *freezer;
+
+	if (!phase_is_before_commit((enum phase)source->shared->phase)) {
+		mark_in_doubt(source);
+		return;
+	}
+	tracee_traces_clean(source->traces, deadline, NULL);
+	if (source->shared->freezer[0] &&
+	    freezer_new(source->shared->freezer, source->options->pid, &freezer, NULL) == 0) {
+		freezer_thaw(freezer, deadline, NULL);
+		freezer_remove(freezer, deadline, NULL);
+		freezer_free(freezer);
+	}
+	journal_remove(source->state_fd, source->shared->session, NULL);
+}
+
+static void guard(struct source *source, int fd)
+{
+	sigset_t all;
+	char byte;
+	ssize_t n;
+
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, NULL);
+	setsid();
+	prctl(PR_SET_NAME, "migrate-guard");
+	do
+		n = read(fd, &byte, 1);
+	while (n < 0 && errno == EINTR);
+	if (n != 1)
+		clean_up(source);
+	_exit(0);
+}
+
+int guardian_start(struct source *source, struct error *error)
+{
+	int fds[2];
+
+	source->shared = mmap(NULL, sizeof(*source->shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (source->shared == MAP_FAILED) {
+		source->shared = NULL;
+		return error_set_errno(error, -errno, "cannot get shared memory");
+	}
+	memcpy(source->shared->session, source->session, sizeof(source->shared->session));
+	if (pipe2(fds, O_CLOEXEC) < 0)
+		return error_set_errno(error, -errno, "cannot make a pipe");
+	source->guardian = fork();
+	if (source->guardian < 0) {
+		close(fds[0]);
+		close(fds[1]);
+		return error_set_errno(error, -errno, "cannot start the guardian process");
+	}
+	if (source->guardian == 0) {
+		close(fds[1]);
+		guard(source, fds[0]);
+	}
+	close(fds[0]);
+	source->guardian_fd = fds[1];
+	return 0;
+}
+
+void guardian_dismiss(struct source *source)
+{
+	if (source->guardian > 0) {
+		if (write(source->guardian_fd, "", 1) != 1)
+			log_debug(source->log, "the guardian is gone");
+		close(source->guardian_fd);
+		waitpid(source->guardian, NULL, 0);
+		source->guardian = 0;
+	}
+	if (source->shared)
+		munmap(source->shared, sizeof(*source->shared));
+	source->shared = NULL;
+}

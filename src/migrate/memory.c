@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The memory of the tree: which pages were written since the last look, and which the target holds.
+ *
+ * Each process has a track (track.h) and the set of pages that the target has content for ("held"). A scan turns written
+ * pages into jobs; at the freeze, held pages that have no content any more become drops. A child that the target makes
+ * as a copy of its parent starts with what its parent's copy held: its pages that are the very same ones as its parent's
+ * (same frame, not written since the parent's last scan) are not sent, and stay shared there.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "dump/shared-memory.h"
+#include "image/mapping.h"
+#include "mm.pb-c.h"
+#include "source.h"
+#include "util/cleanup.h"
+#include "util/fdio.h"
+
+#define PAGE UINT64_C(4096)
+#define PM_FRAME ((UINT64_C(1) << 55) - 1)
+#define PM_PRESENT (UINT64_C(1) << 63)
+
+struct source_memory *memory_find(struct source *source, pid_t pid)
+{
+	array_for_each(memory, &source->memory)
+		if ((*memory)->pid == pid)
+			return *memory;
+	return NULL;
+}
+
+static void memory_free_one(struct source_memory *memory)
+{
+	track_stop(memory->track);
+	if (memory->mem_fd >= 0)
+		close(memory->mem_fd);
+	pageset_deinit(&memory->held);
+	pageset_deinit(&memory->fresh);
+	pageset_deinit(&memory->missing);
+	free(memory);
+}
+
+void memory_free(struct source *source)
+{
+	array_for_each(memory, &source->memory)
+		memory_free_one(*memory);
+	array_deinit(&source->memory);
+	array_for_each(set, &source->shared_held)
+		pageset_deinit(set);
+	array_deinit(&source->shared_held);
+}
+
+void memory_stop_tracking(struct source *source)
+{
+	array_for_each(memory, &source->memory) {
+		track_stop((*memory)->track);
+		(*memory)->track = NULL;
+	}
+}
+
+static int start_track(struct source *source, struct source_memory *memory, struct error *error)
+{
+	const struct tracee_options options = { .traces = source->traces, .hints = source->hints };
+	struct tracee_process *process;
+	int r;
+
+	if (source->stopped) {
+		process = tracee_tree_find(source->stopped, memory->pid);
+		if (!process)
+			return error_set(error, -ESRCH, "PID %d is gone", memory->pid);
+		return track_start(process, source->track_kind, &memory->track, error);
+	}
+	r = tracee_process_stop(memory->pid, &options, clock_deadline(SOURCE_STOP_NS), &process, error);
+	if (r < 0)
+		return r;
+	r = track_start(process, source->track_kind, &memory->track, error);
+	tracee_process_release(process);
+	return r;
+}
+
+static int add(struct source *source, const struct dump_process *process, struct error *error)
+{
+	struct source_memory *parent = memory_find(source, process->stat.ppid);
+	struct source_memory *memory = calloc(1, sizeof(*memory));
+	char path[64];
+	int r = 0;
+
+	if (!memory)
+		return error_set(error, -ENOMEM, "out of memory");
+	memory->pid = process->pid;
+	memory->depth = parent ? parent->depth + 1 : 0;
+	snprintf(path, sizeof(path), "/proc/%d/mem", process->pid);
+	memory->mem_fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (memory->mem_fd < 0)
+		r = error_set_errno(error, -errno, "cannot open %s", path);
+	if (r == 0 && array_append(&source->memory, memory) < 0)
+		r = error_set(error, -ENOMEM, "out of memory");
+	if (r < 0)
+		memory_free_one(memory);
+	return r;
+}
+
+/* Keeps the list in step with the dump context's: ended processes go, new ones come. */
+int memory_refresh(struct source *source, struct error *error)
+{
+	size_t kept = 0;
+	int r = 0;
+
+	array_for_each(memory, &source->memory)
+		(*memory)->seen = false;
+	array_for_each(process, &source->dump->processes) {
+		struct source_memory *memory = memory_find(source, (*process)->pid);
+
+		if (!memory && r == 0) {
+			r = add(source, *process, error);
+			memory = memory_find(source, (*process)->pid);
+		}
+		if (memory)
+			memory->seen = true;
+	}
+	for (size_t i = 0; i < source->memory.count; i++) {
+		if (source->memory.items[i]->seen)
+			source->memory.items[kept++] = source->memory.items[i];
+		else
+			memory_free_one(source->memory.items[i]);
+	}
+	source->memory.count = kept;
+	return r;
+}
+
+static int add_job(struct source_jobs *jobs, struct source_job job)
+{
+	if (array_append(&jobs->list, job) < 0)
+		return -ENOMEM;
+	jobs->pages += job.zero ? 0 : job.pages;
+	return 0;
+}
+
+static int open_pagemap(pid_t pid)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/pagemap", pid);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+/*
+ * Splits a run of an inheriting child into pages that its copy on the target has already and pages that have to be sent:
+ * the latter become jobs.
+ */
+static int add_unshared(struct source *source, struct source_memory *memory, struct source_memory *parent, int own_map,
+			int parent_map, const struct track_run *run, struct source_jobs *jobs)
+{
+	uint64_t own[512], other[512], at = run->start, end = run->start + run->pages * PAGE;
+
+	while (at < end) {
+		uint64_t n = (end - at) / PAGE < 512 ? (end - at) / PAGE : 512;
+		uint64_t first = 0;
+
+		if (fdio_pread(own_map, own, n * 8, at / PAGE * 8) != (ssize_t)(n * 8) ||
+		    fdio_pread(parent_map, other, n * 8, at / PAGE * 8) != (ssize_t)(n * 8))
+			return -EIO;
+		for (uint64_t i = 0; i <= n; i++) {
+			uint64_t page = at / PAGE + i;
+			bool same = i < n && own[i] & PM_PRESENT && other[i] & PM_PRESENT && own[i] & PM_FRAME &&
+				    (own[i] & PM_FRAME) == (other[i] & PM_FRAME) && pageset_has(&memory->held, page) &&
+				    !pageset_has(&parent->fresh, page);
+
+			if (i < n && !same)
+				continue;
+			if (i > first && add_job(jobs, (struct source_job){ .pid = memory->pid, .address = at + first * PAGE,
+									     .pages = i - first }) < 0)
+				return -ENOMEM;
+			if (same)
+				source->summary->pages_deduplicated++;
+			first = i + 1;
+		}
+		at += n * PAGE;
+	}
+	return 0;
+}
+
+struct scan {
+	struct source *source;
+	struct source_memory *memory;
+	struct source_memory *parent; /* set when the child inherits */
+	int own_map, parent_map;      /* pagemaps then */
+	bool frozen;
+	struct source_jobs *jobs;
+	struct source_jobs *drops; /* frozen only */
+};
+
+/* The parts of a range that the target holds become drops. */
+static int drop_held(struct scan *scan, uint64_t address, uint64_t pages)
+{
+	uint64_t page = address / PAGE, end = page + pages, found, n;
+
+	while ((n = pageset_next(&scan->memory->held, page, end - page, &found)) && found < end) {
+		if (n > end - found)
+			n = end - found;
+		if (add_job(scan->drops, (struct source_job){ .pid = scan->memory->pid, .address = found * PAGE,
+							       .pages = n }) < 0)
+			return -ENOMEM;
+		pageset_remove(&scan->memory->held, found, n);
+		page = found + n;
+		if (page >= end)
+			break;
+	}
+	return 0;
+}
+
+static int take_run(struct scan *scan, const Mapping *mapping, const struct track_run *run)
+{
+	struct source_job job = { .pid = scan->memory->pid, .address = run->start, .pages = run->pages };
+	bool file = mapping->status & MAPPING_FILE_PRIVATE && run->flags & TRACK_FILE;
+
+	if (pageset_add(&scan->memory->fresh, run->start / PAGE, run->pages) < 0)
+		return -ENOMEM;
+	if (file || run->flags & TRACK_GUARD || !(run->flags & (TRACK_PRESENT | TRACK_SWAPPED)))
+		return scan->frozen ? drop_held(scan, run->start, run->pages) : 0;
+	if (run->flags & TRACK_ZERO && !(mapping->status & MAPPING_FILE_PRIVATE)) {
+		scan->source->summary->pages_zero += run->pages;
+		if (scan->frozen)
+			return drop_held(scan, run->start, run->pages);
+		job.zero = true;
+		return add_job(scan->jobs, job);
+	}
+	if (scan->parent)
+		return add_unshared(scan->source, scan->memory, scan->parent, scan->own_map, scan->parent_map, run,
+				    scan->jobs);
+	return add_job(scan->jobs, job);
+}
+
+static int scan_mapping(struct scan *scan, const Mapping *mapping, struct error *error)
+{
+	struct track_runs runs = { 0 };
+	int r;
+
+	r = track_scan(scan->memory->track, mapping->start, mapping->end, scan->frozen ? 0 : TRACK_PROTECT, &runs, error);
+	for (size_t i = 0; r == 0 && i < runs.count; i++)
+		r = take_run(scan, mapping, &runs.items[i]);
+	array_clear(&runs);
+	if (r == 0 && scan->frozen)
+		r = track_absent(scan->memory->track, mapping->start, mapping->end, &runs, error);
+	for (size_t i = 0; r == 0 && i < runs.count && scan->frozen; i++)
+		r = drop_held(scan, runs.items[i].start, runs.items[i].pages);
+	track_runs_deinit(&runs);
+	return r < 0 ? error_set_errno(error, r, "cannot scan the memory of PID %d", scan->memory->pid) : 0;
+}
+
+/* What lies outside all mappings is gone on the target, too. */
+static void forget_unmapped(struct source_memory *memory, const AddressSpace *mm)
+{
+	uint64_t at = 0;
+
+	for (size_t i = 0; i <= mm->n_vmas; i++) {
+		uint64_t start = i < mm->n_vmas ? mm->vmas[i]->start : UINT64_C(1) << 47;
+
+		if (start > at)
+			pageset_remove(&memory->held, at / PAGE, (start - at) / PAGE);
+		if (i < mm->n_vmas)
+			at = mm->vmas[i]->end;
+	}
+}
+
+static int scan_process(struct source *source, struct source_memory *memory, bool frozen, struct source_jobs *jobs,
+			struct source_jobs *drops, struct error *error)
+{
+	struct scan scan = { .source = source, .memory = memory, .frozen = frozen, .jobs = jobs, .drops = drops,
+			     .own_map = -1, .parent_map = -1 };
+	const struct dump_process *process = dump_context_find(source->dump, memory->pid);
+	const struct image_record *record = image_set_find(source->images, IMAGE_MM, (uint32_t)memory->pid);
+	_cleanup_message_ AddressSpace *mm = NULL;
+	int r = 0;
+
+	if (!process || !record)
+		return error_set(error, -ESRCH, "PID %d is gone", memory->pid);
+	if (!memory->track)
+		r = start_track(source, memory, error);
+	if (r == 0)
+		r = image_unpack(record, address_space, &mm, error);
+	if (r == 0)
+		r = track_update(memory->track, &process->maps, frozen ? TRACK_STOPPED : 0, error);
+	if (r < 0)
+		return r;
+	forget_unmapped(memory, mm);
+	array_clear(&memory->fresh.chunks);
+	if (memory->inherits) {
+		scan.parent = memory_find(source, process->stat.ppid);
+		scan.own_map = open_pagemap(memory->pid);
+		scan.parent_map = open_pagemap(process->stat.ppid);
+		if (scan.own_map < 0 || scan.parent_map < 0)
+			scan.parent = NULL;
+	}
+	for (size_t i = 0; r == 0 && i < mm->n_vmas; i++)
+		if (mm->vmas[i]->status & MAPPING_HAS_PAGES)
+			r = scan_mapping(&scan, mm->vmas[i], error);
+	memory->inherits = false;
+	cleanup_fd(&scan.own_map);
+	cleanup_fd(&scan.parent_map);
+	return r;
+}
+
+int memory_scan(struct source *source, unsigned depth, bool frozen, struct source_jobs *jobs,
+		struct source_jobs *drops, struct error *error)
+{
+	int r = 0;
+
+	/* Parents come first: their written pages must be known when their children are looked at. */
+	for (size_t i = 0; r == 0 && i < source->memory.count; i++)
+		if (source->memory.items[i]->depth <= depth)
+			r = scan_process(source, source->memory.items[i], frozen, jobs, drops, error);
+	return r;
+}
+
+static struct pageset *held_of_object(struct source *source, uint32_t id)
+{
+	while (source->shared_held.count <= id) {
+		struct pageset empty = { 0 };
+
+		if (array_append(&source->shared_held, empty) < 0)
+			return NULL;
+	}
+	return &source->shared_held.items[id];
+}
+
+/*
+ * Shared memory can be written through descriptors and by several processes, which no track sees: it is sent whole at the
+ * freeze. What the object has no content for is a hole there as it is here, since nothing was sent before.
+ */
+int memory_scan_shared(struct source *source, struct source_jobs *jobs, struct source_jobs *drops,
+		       struct error *error)
+{
+	for (size_t i = 0; i < dump_shared_count(source->dump); i++) {
+		const struct dump_shared_object *object = dump_shared_get(source->dump, i);
+		off_t at = 0;
+
+		if (!object->present || !held_of_object(source, object->id))
+			continue;
+		while ((at = lseek(object->fd, at, SEEK_DATA)) >= 0 && (uint64_t)at < object->size) {
+			off_t end = lseek(object->fd, at, SEEK_HOLE);
+			struct source_job job = { .shared = object->id, .address = (uint64_t)at & ~(PAGE - 1) };
+
+			if (end < 0 || (uint64_t)end > object->size)
+				end = (off_t)object->size;
+			if (end <= at)
+				break;
+			job.pages = ((uint64_t)end - job.address + PAGE - 1) / PAGE;
+			if (add_job(jobs, job) < 0)
+				return error_set(error, -ENOMEM, "out of memory");
+			at = end;
+		}
+	}
+	return 0;
+}

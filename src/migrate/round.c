@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Pre-copy rounds, and when to end them. A round: what the tree looks like now goes to the target, which lays it out;
+ * then the pages written since the last round, while the process runs; then the target says that it has them all.
+ *
+ * Rounds end when what is dirty fits into the downtime limit at the measured speed, or when more rounds do not make it
+ * less: then, in hybrid mode, the rest comes on demand; in precopy mode the freeze takes as long as it takes.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "estimate.h"
+#include "source.h"
+#include "wire.pb-c.h"
+
+#define PAGE UINT64_C(4096)
+
+int round_send_images(struct source *source, bool frozen, uint32_t depth, int64_t deadline, struct error *error)
+{
+	WireLayout layout = WIRE_LAYOUT__INIT;
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < image_set_count(source->images); i++) {
+		const struct image_record *record = image_set_get(source->images, i);
+
+		r = wire_send_image(source->control, record->type, record->id, record->data, record->size, deadline,
+				    error);
+	}
+	layout.round = source->round;
+	layout.has_frozen = 1;
+	layout.frozen = frozen;
+	layout.has_depth = depth != UINT32_MAX;
+	layout.depth = depth;
+	return r < 0 ? r : wire_send(source->control, WIRE_LAYOUT, &layout.base, deadline, error);
+}
+
+/* Children that the target makes now are copies of their parents there: they hold what those hold. */
+static int inherit(struct source *source, unsigned depth, struct error *error)
+{
+	array_for_each(place, &source->memory) {
+		struct source_memory *memory = *place;
+		const struct dump_process *process = dump_context_find(source->dump, memory->pid);
+		struct source_memory *parent = process ? memory_find(source, process->stat.ppid) : NULL;
+
+		if (memory->track || !parent || memory->depth > depth || memory->held.chunks.count)
+			continue;
+		if (pageset_copy(&memory->held, &parent->held) < 0)
+			return error_set(error, -ENOMEM, "out of memory");
+		memory->inherits = memory->held.chunks.count > 0;
+	}
+	return 0;
+}
+
+static int lay_out(struct source *source, unsigned depth, struct error *error)
+{
+	_cleanup_message_ WireRound *laid_out = NULL;
+	int64_t deadline = clock_deadline(SOURCE_ANSWER_NS);
+	int r;
+
+	image_set_free(source->images);
+	source->images = NULL;
+	r = image_set_new(&source->images);
+	if (r == 0)
+		r = dump_layout(source->dump, source->images, error);
+	if (r == 0)
+		r = memory_refresh(source, error);
+	if (r == 0)
+		r = inherit(source, depth, error);
+	if (r == 0)
+		r = round_send_images(source, false, depth, deadline, error);
+	if (r == 0)
+		r = wire_expect(source->control, &wire_table_client, WIRE_LAID_OUT, &wire_round__descriptor,
+				(ProtobufCMessage **)(void *)&laid_out, deadline, error);
+	return r;
+}
+
+/* What the target rejected counts as not held and not sent: it goes out again with its content. */
+static int send_rejected(struct source *source, struct error *error)
+{
+	struct source_jobs jobs = { 0 };
+	int64_t deadline = clock_deadline(SOURCE_ANSWER_NS);
+	WireRound end = WIRE_ROUND__INIT;
+	int r = 0;
+
+	for (;;) {
+		_cleanup_message_ WireRoundDone *done = NULL;
+
+		r = wire_expect(source->control, &wire_table_client, WIRE_ROUND_DONE, &wire_round_done__descriptor,
+				(ProtobufCMessage **)(void *)&done, CLOCK_FOREVER, error);
+		if (r < 0 || !done->n_rejected)
+			break;
+		array_clear(&jobs.list);
+		for (size_t i = 0; r == 0 && i < done->n_rejected; i++) {
+			struct source_job job = { .pid = done->rejected[i]->pid, .address = done->rejected[i]->address,
+						  .pages = done->rejected[i]->pages };
+
+			r = array_append(&jobs.list, job);
+			source->summary->pages_deduplicated -= job.pages;
+		}
+		end.round = source->round;
+		if (r == 0)
+			r = pages_send(source, &jobs, false, deadline, error);
+		if (r == 0)
+			r = pages_mark(source, source->round, deadline, error);
+		if (r == 0)
+			r = wire_send(source->control, WIRE_ROUND_END, &end.base, deadline, error);
+		if (r < 0)
+			break;
+	}
+	array_deinit(&jobs.list);
+	return r;
+}
+
+static int one_round(struct source *source, unsigned depth, struct estimate *estimate, struct error *error)
+{
+	struct source_jobs jobs = { 0 };
+	WireRound end = WIRE_ROUND__INIT;
+	int64_t began;
+	int r;
+
+	source->round++;
+	source->summary->rounds++;
+	r = lay_out(source, depth, error);
+	began = clock_now_ns();
+	if (r == 0)
+		r = memory_scan(source, depth, false, &jobs, NULL, error);
+	end.round = source->round;
+	if (r == 0)
+		r = pages_send(source, &jobs, true, CLOCK_FOREVER, error);
+	if (r == 0)
+		r = pages_mark(source, source->round, CLOCK_FOREVER, error);
+	if (r == 0)
+		r = wire_send(source->control, WIRE_ROUND_END, &end.base, CLOCK_FOREVER, error);
+	if (r == 0)
+		r = send_rejected(source, error);
+	if (r == 0)
+		estimate_round(estimate, jobs.pages, clock_now_ns() - began);
+	log_debug(source->log, "round %u: %llu pages in %.1f ms", source->round, (unsigned long long)jobs.pages,
+		  (double)(clock_now_ns() - began) / 1e6);
+	array_deinit(&jobs.list);
+	return r;
+}
+
+static unsigned tree_depth(const struct source *source)
+{
+	unsigned depth = 0;
+
+	array_for_each(memory, &source->memory)
+		if ((*memory)->depth > depth)
+			depth = (*memory)->depth;
+	return depth;
+}
+
+int round_precopy(struct source *source, struct error *error)
+{
+	struct estimate estimate = { .limit_ns = source->options->downtime_limit_ns,
+				     .hybrid = source->options->mode == MIGRATE_HYBRID };
+	unsigned depth = 0;
+	int r;
+
+	/* A level of the tree a round at first, so that children are made from parents that have their pages. */
+	if (source->options->mode == MIGRATE_POSTCOPY) {
+		source->round++;
+		r = lay_out(source, UINT32_MAX, error);
+		return r;
+	}
+	do {
+		r = one_round(source, depth, &estimate, error);
+		depth++;
+	} while (r == 0 && (depth <= tree_depth(source) || !estimate_enough(&estimate)));
+	source->pages_per_ns = estimate.pages_per_ns;
+	source->summary->link_bytes_per_s = estimate.pages_per_ns * (double)PAGE * 1e9;
+	source->summary->dirty_bytes_per_s = estimate.dirty_per_ns * (double)PAGE * 1e9;
+	return r;
+}

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "source.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "image/journal.h"
+#include "util/cleanup.h"
+
+void source_enter(struct source *source, enum phase phase)
+{
+	assert(phase_allows(source->phase, phase));
+	source->phase = phase;
+	if (source->shared)
+		source->shared->phase = (int)phase;
+	log_debug(source->log, "phase: %s", phase_name(phase));
+}
+
+int source_journal(struct source *source, enum journal_phase phase, struct error *error)
+{
+	static const char *const modes[] = { "hybrid", "precopy", "postcopy" };
+	size_t count = source->dump ? source->dump->processes.count : 0;
+	JournalEntry entry = JOURNAL_ENTRY__INIT;
+	JournalProcess agent = JOURNAL_PROCESS__INIT;
+	_cleanup_free_ JournalProcess *processes = calloc(count + 1, sizeof(*processes));
+	_cleanup_free_ JournalProcess **pointers = calloc(count + 1, sizeof(JournalProcess *));
+	char boot[JOURNAL_BOOT_ID_MAX] = "";
+
+	if (!processes || !pointers)
+		return error_set(error, -ENOMEM, "out of memory");
+	for (size_t i = 0; i < count; i++) {
+		journal_process__init(&processes[i]);
+		processes[i].pid = source->dump->processes.items[i]->pid;
+		processes[i].start_time = source->dump->processes.items[i]->stat.start_time;
+		pointers[i] = &processes[i];
+	}
+	(void)journal_process_fill(&agent, getpid(), NULL);
+	(void)journal_boot_id(boot, NULL);
+	entry.session = (ProtobufCBinaryData){ WIRE_SESSION_SIZE, source->session };
+	entry.side = JOURNAL_SOURCE;
+	entry.phase = phase;
+	entry.n_processes = count;
+	entry.processes = pointers;
+	entry.peer = (char *)(uintptr_t)source->options->to;
+	entry.agent = &agent;
+	entry.freezer = source->shared ? source->shared->freezer : NULL;
+	entry.boot_id = boot;
+	entry.mode = (char *)(uintptr_t)modes[source->options->mode];
+	entry.has_missing = 1;
+	entry.missing = source->summary->pages_postcopy;
+	entry.has_token = 1;
+	entry.token = (ProtobufCBinaryData){ WIRE_TOKEN_SIZE, source->token };
+	entry.has_started = 1;
+	entry.started = (uint64_t)time(NULL);
+	entry.tls_dir = (char *)(uintptr_t)source->options->tls_dir;
+	entry.peer_boot_id = source->target_boot;
+	entry.server_name = source->server_name;
+	if (count)
+		entry.name = source->dump->processes.items[0]->stat.comm;
+	return journal_write(source->state_fd, &entry, error);
+}
+
+int source_init(struct source *source, const struct migrate_options *options, const struct log *log,
+		struct migrate_summary *summary, struct error *error)
+{
+	int r;
+
+	*source = (struct source){ .options = options, .log = log, .summary = summary, .state_fd = -1,
+				   .guardian_fd = -1, .started = clock_now_ns() };
+	pthread_mutex_init(&source->lock, NULL);
+	source->dump_options.tcp_close = options->tcp_close;
+	source->dedup = dedup_new();
+	source->hints = tracee_hints_new();
+	if (!source->dedup || !source->hints)
+		return error_set(error, -ENOMEM, "out of memory");
+	r = wire_random(source->session, sizeof(source->session), error);
+	if (r == 0)
+		wire_session_text(source->session, summary->session);
+	if (r == 0)
+		r = tracee_traces_new(256, &source->traces, error);
+	if (r == 0)
+		r = journal_open_dir(options->state_dir, &source->state_fd, error);
+	return r;
+}
+
+void source_deinit(struct source *source)
+{
+	source_close_streams(source);
+	tls_context_unref(source->tls);
+	rate_bucket_unref(source->bucket);
+	memory_free(source);
+	dump_context_free(source->dump);
+	image_set_free(source->images);
+	freezer_free(source->freezer);
+	tracee_hints_free(source->hints);
+	guardian_dismiss(source);
+	tracee_traces_free(source->traces);
+	dedup_free(source->dedup);
+	cleanup_fd(&source->state_fd);
+	pthread_mutex_destroy(&source->lock);
+}

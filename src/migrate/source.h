@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the files of this folder share: one migration, seen from the source. Used by one thread, except where said. */
+#pragma once
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "dump/dump.h"
+#include "image/journal.h"
+#include "phase.h"
+#include "send.h"
+#include "tracee/freezer.h"
+#include "tracee/tracee.h"
+#include "track/track.h"
+#include "transport/filter.h"
+#include "transport/stream.h"
+#include "transport/tls.h"
+#include "transport/wire.h"
+#include "util/pageset.h"
+
+#define SOURCE_CONNECT_NS (10 * CLOCK_S)   /* TCP, TLS and HELLO of one stream */
+#define SOURCE_ANSWER_NS (60 * CLOCK_S)    /* the target's answer before the freeze */
+#define SOURCE_HANDOVER_NS (10 * CLOCK_S)  /* from the freeze to PREPARED: longer, and the tree is thawed */
+#define SOURCE_RUNNING_NS (5 * CLOCK_S)    /* from COMMIT to RUNNING; after it we are in doubt */
+#define SOURCE_DOUBT_NS (30 * CLOCK_S)     /* how long the target is asked before the operator has to */
+#define SOURCE_STOP_NS (5 * CLOCK_S)
+
+/* Pages to send: of a process, or of a shared memory object (pid 0). */
+struct source_job {
+	pid_t pid;
+	uint32_t shared;
+	uint64_t address; /* or offset */
+	uint64_t pages;
+	bool zero; /* known to read as zeros: not read */
+};
+
+struct source_jobs {
+	ARRAY(struct source_job) list;
+	uint64_t pages; /* sum, without zero ones */
+};
+
+/* The memory of one process, as tracked and as the target has it. */
+struct source_memory {
+	pid_t pid;
+	unsigned depth;         /* below the root */
+	struct track *track;    /* owned */
+	struct pageset held;    /* pages with content that the target has */
+	struct pageset fresh;   /* written, by this round's scan; in post-copy: missing at the switch */
+	struct pageset missing; /* after the switch: not pushed yet */
+	int mem_fd;             /* /proc/PID/mem, owned */
+	bool seen;              /* during a refresh */
+	bool inherits;          /* made from its parent's copy in this round: pages equal to the parent's are there */
+};
+
+/* What a guardian needs to know if we die; in shared memory. */
+struct source_shared {
+	_Atomic int phase;        /* enum phase */
+	char freezer[64];         /* name of the cgroup; "" while there is none */
+	uint8_t session[JOURNAL_SESSION_SIZE];
+};
+
+struct dedup;
+
+struct source {
+	const struct migrate_options *options;
+	const struct log *log;
+	struct migrate_summary *summary;
+	enum phase phase;
+	int64_t started, frozen_at;
+	uint8_t session[WIRE_SESSION_SIZE];
+	uint8_t token[WIRE_TOKEN_SIZE];
+	char server_name[256];   /* that the target's certificate must prove */
+	char target_boot[64];
+	struct tls_context *tls;
+	struct rate_bucket *bucket; /* NULL: no limit */
+	struct stream *control, *urgent;
+	struct stream *bulk[WIRE_BULK_MAX];
+	uint32_t bulk_count;
+	uint64_t closed_wire, closed_raw; /* of streams that are closed already */
+	struct dump_options dump_options;
+	struct dump_context *dump;
+	struct image_set *images;
+	enum track_kind track_kind;
+	ARRAY(struct source_memory *) memory; /* owned */
+	ARRAY(struct pageset) shared_held;    /* by shared memory id */
+	struct tracee_traces *traces;
+	struct tracee_hints *hints;
+	struct tracee_tree *stopped;
+	struct freezer *freezer;
+	struct dedup *dedup;
+	uint32_t round;
+	uint64_t dirty_pages;    /* expected at a freeze now */
+	double pages_per_ns;     /* measured sending rate */
+	int state_fd;            /* journal directory */
+	struct source_shared *shared;
+	pid_t guardian;
+	int guardian_fd;         /* write end: its closing tells the guardian of our end */
+	pthread_mutex_t lock;    /* summary counts, held sets and missing sets while several threads send */
+	_Atomic uint64_t push_hint_page; /* page of the last fault, and */
+	_Atomic int push_hint_pid;       /* its process: pushing goes on there */
+};
+
+/* phase changes; the guardian and the log see them */
+void source_enter(struct source *source, enum phase phase);
+int source_journal(struct source *source, enum journal_phase phase, struct error *error);
+
+/* connect.c */
+int source_connect(struct source *source, struct error *error);
+int source_connect_streams(struct source *source, struct error *error);
+int source_open_stream(struct source *source, enum wire_role role, uint32_t index, int64_t deadline,
+		       struct stream **ret, struct error *error);
+void source_close_streams(struct source *source);
+
+/* preflight.c */
+int source_preflight(struct source *source, struct error *error);
+
+/* memory.c */
+int memory_refresh(struct source *source, struct error *error);
+struct source_memory *memory_find(struct source *source, pid_t pid);
+void memory_free(struct source *source);
+/* Ends tracking; what the target has is still known. */
+void memory_stop_tracking(struct source *source);
+/* Written pages of all processes up to `depth`. With `frozen`, the drops too, as ranges for the target. */
+int memory_scan(struct source *source, unsigned depth, bool frozen, struct source_jobs *jobs,
+		struct source_jobs *drops, struct error *error);
+int memory_scan_shared(struct source *source, struct source_jobs *jobs, struct source_jobs *drops,
+		       struct error *error);
+
+/* pages.c */
+struct dedup *dedup_new(void);
+void dedup_free(struct dedup *dedup);
+int pages_send(struct source *source, const struct source_jobs *jobs, bool may_hash, int64_t deadline,
+	       struct error *error);
+int pages_mark(struct source *source, uint32_t round, int64_t deadline, struct error *error);
+/* Reads pages of a process: 0, or -EFAULT when one cannot be read. */
+int pages_read(const struct source_memory *memory, uint64_t address, uint64_t pages, uint8_t *data);
+
+/* round.c */
+int round_send_images(struct source *source, bool frozen, uint32_t depth, int64_t deadline, struct error *error);
+int round_precopy(struct source *source, struct error *error);
+
+/* freeze.c */
+int freeze_and_hand_over(struct source *source, struct error *error);
+
+/* serve.c */
+int serve_postcopy(struct source *source, struct error *error);
+/* Connects again and asks for the session: `ret_state` is an enum wire_answer. */
+int serve_ask(struct source *source, uint32_t *ret_state, struct error *error);
+
+/* end.c */
+void end_source_copy(struct source *source);
+void end_rollback(struct source *source);
+
+/* guardian.c */
+int guardian_start(struct source *source, struct error *error);
+void guardian_dismiss(struct source *source);
+
+/* source.c */
+int source_init(struct source *source, const struct migrate_options *options, const struct log *log,
+		struct migrate_summary *summary, struct error *error);
+void source_deinit(struct source *source);
+
+/* hook.c */
+int hook_run(const struct source *source, const char *event, struct error *error);

@@ -1,0 +1,7 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What a pageserver before this one has left: its journals are read and brought to an end. Called before listening. */
+#pragma once
+
+#include "pageserver/registry.h"
+
+int recover_sessions(struct registry *registry, struct error *error);

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A round begins: the tree is brought to the records that have come. The shells sit in a cgroup of their own from the
+ * beginning, as moving a process costs milliseconds; clones of a shell are born into it.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "session.h"
+
+/*
+ * Below the cgroup of init, so that what ends this program's cgroup does not end the tree, which is to be left there.
+ * Without cgroup v2 the tree is let go process by process.
+ */
+static int freezer_make(struct session *session, struct error *error)
+{
+	char name[WIRE_SESSION_TEXT + 16];
+	struct error local = ERROR_INIT;
+	int r;
+
+	snprintf(name, sizeof(name), "pagestream-%s", session->text);
+	r = freezer_new(name, 1, &session->freezer, &local);
+	if (r < 0) {
+		error_clear(&local);
+		r = freezer_new(name, getpid(), &session->freezer, &local);
+	}
+	if (r == -EOPNOTSUPP) {
+		log_warning(session->log, "session %s: %s: the processes of the tree are let go one by one", session->text,
+			    local.message);
+		return 0;
+	}
+	return r < 0 ? error_set(error, r, "%s", error_text(&local, r)) : 0;
+}
+
+static int freezer_fill(struct session *session, struct error *error)
+{
+	int r = 0;
+
+	if (!session->freezer)
+		return 0;
+	array_for_each(process, &session->tree->processes) {
+		if (r == 0 && (*process)->created)
+			r = freezer_add(session->freezer, (*process)->pid, error);
+	}
+	return r;
+}
+
+static int layout(struct session *session, struct error *error)
+{
+	int r = 0;
+
+	pthread_rwlock_wrlock(&session->tree_lock);
+	if (!session->tree) {
+		r = restore_tree_new(&session->restore, session->log, &session->tree, error);
+		if (r == 0)
+			r = freezer_make(session, error);
+		if (r == 0)
+			r = session_journal(session, JOURNAL_STARTED, error);
+	}
+	if (r == 0) {
+		session->tree->deadline = clock_deadline(SESSION_WORK);
+		r = restore_tree_layout(session->tree, session->images, error);
+	}
+	if (r == 0)
+		r = freezer_fill(session, error);
+	pthread_rwlock_unlock(&session->tree_lock);
+	return r;
+}
+
+int request_layout(struct session *session, const struct buffer *payload, struct error *error)
+{
+	_cleanup_message_ ProtobufCMessage *base = NULL;
+	WireRound answer = WIRE_ROUND__INIT;
+	const WireLayout *message;
+	int r = wire_unpack(payload, &wire_layout__descriptor, &base, error);
+
+	if (r < 0)
+		return r;
+	message = (const WireLayout *)base;
+	if (message->round <= session->round || session->frozen)
+		return error_set(error, -EPROTO, "round %u cannot follow %sround %u", message->round,
+				 session->frozen ? "the last " : "", session->round);
+	session->round = message->round;
+	session->frozen = message->frozen;
+	image_set_free(session->images);
+	session->images = session->incoming;
+	session->incoming = NULL;
+	r = image_set_new(&session->incoming);
+	if (r == 0)
+		r = layout(session, error);
+	if (r == 0)
+		r = session_set_phase(session, PHASE_LAID_OUT, error);
+	answer.round = session->round;
+	return r < 0 ? r : session_send(session, WIRE_LAID_OUT, &answer.base, error);
+}

@@ -1,0 +1,552 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The session's thread: reads the control stream, frame by frame, and calls the request that the frame names, if the phase
+ * allows it.
+ *
+ * Happy path: the phases of phase.h in order. Before the commit every failure - a broken stream, a bad frame, silence, a
+ * failure left by another thread - ends the session: the tree is killed, the journal says ABORTED, the source is told why.
+ * After the commit nothing here ends the tree: a broken control stream is closed and the thread waits until the source
+ * comes back with an ASK stream.
+ */
+#include "session.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "util/cleanup.h"
+
+#define TICK          (500 * CLOCK_MS) /* how often a silent stream is looked up from */
+#define LOCKS_TICK_MS 200
+
+struct request {
+	enum wire_type type; /* frame that asks for it */
+	unsigned phases;     /* PHASE_BIT()s in which it is allowed */
+	int (*run)(struct session *session, const struct buffer *payload, struct error *error);
+};
+
+static int request_abort(struct session *session, const struct buffer *payload, struct error *error)
+{
+	return error_set(error, -ECANCELED, "the source gives up");
+}
+
+static const struct request requests[] = {
+	{ WIRE_IMAGE, PHASE_BIT(PHASE_NEW) | PHASE_BIT(PHASE_CHECKED) | PHASE_BIT(PHASE_ROUND), request_image },
+	{ WIRE_PREFLIGHT, PHASE_BIT(PHASE_NEW), request_preflight },
+	{ WIRE_LAYOUT, PHASE_BIT(PHASE_CHECKED) | PHASE_BIT(PHASE_ROUND), request_layout },
+	{ WIRE_DROP, PHASE_BIT(PHASE_LAID_OUT) | PHASE_BIT(PHASE_ROUND), request_drop },
+	{ WIRE_ROUND_END, PHASE_BIT(PHASE_LAID_OUT) | PHASE_BIT(PHASE_ROUND), request_round_end },
+	{ WIRE_PREPARE, PHASE_BIT(PHASE_ROUND), request_prepare },
+	{ WIRE_COMMIT, PHASE_BIT(PHASE_PREPARED), request_commit },
+	{ WIRE_ABORT, PHASE_BEFORE_COMMIT, request_abort },
+	{ WIRE_ASK_STATE, PHASE_BIT(PHASE_RUNNING) | PHASE_BIT(PHASE_COMPLETE), request_ask_state },
+	{ WIRE_ENDED, PHASE_BIT(PHASE_COMPLETE), request_ended },
+};
+
+/* ---- small things ------------------------------------------------------------------------------------------------- */
+
+void session_wake(struct session *session)
+{
+	eventfd_write(session->wake_fd, 1);
+}
+
+void session_fail(struct session *session, const struct error *error)
+{
+	pthread_mutex_lock(&session->lock);
+	if (session->failure.code == 0)
+		session->failure = *error;
+	pthread_cond_broadcast(&session->changed);
+	pthread_mutex_unlock(&session->lock);
+	session_wake(session);
+}
+
+bool session_token_is(const struct session *session, const uint8_t *token, size_t size)
+{
+	volatile uint8_t difference = 0;
+
+	if (size != WIRE_TOKEN_SIZE)
+		return false;
+	for (size_t i = 0; i < WIRE_TOKEN_SIZE; i++)
+		difference |= (uint8_t)(token[i] ^ session->token[i]);
+	return difference == 0;
+}
+
+enum phase session_phase(struct session *session)
+{
+	enum phase phase;
+
+	pthread_mutex_lock(&session->lock);
+	phase = session->phase;
+	pthread_mutex_unlock(&session->lock);
+	return phase;
+}
+
+int session_set_phase(struct session *session, enum phase phase, struct error *error)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&session->lock);
+	if (phase_may_follow(session->phase, phase))
+		session->phase = phase;
+	else
+		r = error_set(error, -EPROTO, "the session is %s and cannot become %s", phase_name(session->phase),
+			      phase_name(phase));
+	pthread_mutex_unlock(&session->lock);
+	if (r == 0)
+		log_debug(session->log, "session %s: %s", session->text, phase_name(phase));
+	return r;
+}
+
+int session_send(struct session *session, enum wire_type type, const ProtobufCMessage *message, struct error *error)
+{
+	int r;
+
+	if (!session->control)
+		return error_set(error, -ENOTCONN, "the source is not connected");
+	stream_set_cancel(session->control, -1);
+	r = wire_send(session->control, type, message, clock_deadline(SESSION_ANSWER), error);
+	stream_set_cancel(session->control, session->wake_fd);
+	return r;
+}
+
+void session_take_over(struct session *session, struct stream **stream)
+{
+	struct stream *old;
+
+	pthread_mutex_lock(&session->lock);
+	old = session->control_next;
+	session->control_next = steal_ptr(stream);
+	pthread_mutex_unlock(&session->lock);
+	stream_free(old);
+	session_wake(session);
+}
+
+static void drain(int fd)
+{
+	eventfd_t value;
+
+	(void)eventfd_read(fd, &value);
+}
+
+static void drop_control(struct session *session)
+{
+	stream_free(session->control);
+	session->control = NULL;
+	frame_reader_deinit(&session->reader);
+	frame_reader_init(&session->reader, &wire_table_server);
+}
+
+/* ---- waiting ------------------------------------------------------------------------------------------------------ */
+
+static int check_failure(struct session *session, struct error *error)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&session->lock);
+	if (session->failure.code < 0)
+		r = error_set(error, session->failure.code, "%s", session->failure.message);
+	else if (session->stop)
+		r = error_set(error, -ECANCELED, "the page server is ending");
+	pthread_mutex_unlock(&session->lock);
+	return r;
+}
+
+static int check_idle(struct session *session, struct error *error)
+{
+	int64_t since = clock_now_ns() - atomic_load(&session->last_traffic);
+
+	if (since > SESSION_IDLE)
+		return error_set(error, -ETIMEDOUT, "nothing has come from the source for %d s", (int)(since / CLOCK_S));
+	return 0;
+}
+
+/* A frame of a session that has not been committed. */
+static int next_frame(struct session *session, struct error *error)
+{
+	int r;
+
+	for (;;) {
+		struct error local = ERROR_INIT;
+
+		r = frame_reader_next(&session->reader, session->control, clock_deadline(TICK), &local);
+		if (r != -ETIMEDOUT && r != -ECANCELED) {
+			atomic_store(&session->last_traffic, clock_now_ns());
+			if (r == -ENODATA)
+				return error_set(error, -ECONNRESET, "the source has closed the connection");
+			return r < 0 ? error_set(error, r, "%s", error_text(&local, r)) : 0;
+		}
+		if (r == -ECANCELED)
+			drain(session->wake_fd);
+		r = check_failure(session, error);
+		if (r == 0)
+			r = check_idle(session, error);
+		if (r < 0)
+			return r;
+	}
+}
+
+/* ---- before the commit -------------------------------------------------------------------------------------------- */
+
+static int peer_failure(const struct buffer *payload, struct error *error)
+{
+	WireFailure *failure = wire_failure__unpack(NULL, payload->size, payload->data);
+
+	error_set(error, -ECANCELED, "the source gives up: %s", failure ? failure->message : "no reason given");
+	if (failure)
+		wire_failure__free_unpacked(failure, NULL);
+	return -ECANCELED;
+}
+
+static int run_request(struct session *session, struct error *error)
+{
+	enum wire_type type = session->reader.frame.type;
+	enum phase phase = session_phase(session);
+
+	if (type == WIRE_FAILURE)
+		return peer_failure(&session->reader.payload, error);
+	for (size_t i = 0; i < sizeof(requests) / sizeof(requests[0]); i++)
+		if (requests[i].type == type && (requests[i].phases & PHASE_BIT(phase)))
+			return requests[i].run(session, &session->reader.payload, error);
+	return error_set(error, -EPROTO, "%s is not allowed while the session is %s", wire_type_name(type),
+			 phase_name(phase));
+}
+
+static void kill_tree(struct session *session)
+{
+	pthread_rwlock_wrlock(&session->tree_lock);
+	/* Ending a shell runs calls in its parent's. */
+	if (session->freezer)
+		freezer_thaw(session->freezer, STREAM_NOWAIT, NULL);
+	restore_tree_free(session->tree);
+	session->tree = NULL;
+	pthread_rwlock_unlock(&session->tree_lock);
+	if (session->freezer)
+		freezer_remove(session->freezer, clock_deadline(2 * CLOCK_S), NULL);
+}
+
+static void abort_session(struct session *session, const struct error *error)
+{
+	struct error local = ERROR_INIT;
+	enum phase phase = session_phase(session);
+
+	/* First of all: from here on a COMMIT cannot come true any more, whatever happens to us. */
+	session_set_phase(session, PHASE_ABORTED, NULL);
+	if (phase != PHASE_NEW && session_journal(session, JOURNAL_ABORTED, &local) < 0)
+		log_error(session->log, "session %s of %s: %s", session->text, session->peer, local.message);
+	eventfd_write(session->cut_fd, 1);
+	kill_tree(session);
+	log_error(session->log, "session %s of %s, %s: %s", session->text, session->peer, phase_name(phase),
+		  error->message);
+	if (session->control) {
+		stream_set_cancel(session->control, -1);
+		wire_send_failure(session->control, error->code, error->message);
+	}
+}
+
+static bool is_committed(struct session *session)
+{
+	enum phase phase = session_phase(session);
+
+	return !(PHASE_BEFORE_COMMIT & PHASE_BIT(phase)) && phase != PHASE_ABORTED;
+}
+
+static int run_before_commit(struct session *session)
+{
+	struct error error = ERROR_INIT;
+	int r = session_welcome(session->registry, session->control, session->token, &error);
+
+	stream_set_cancel(session->control, session->wake_fd);
+	while (r == 0 && !is_committed(session)) {
+		r = next_frame(session, &error);
+		if (r == -ECONNRESET && session->dry_run && session_phase(session) == PHASE_CHECKED)
+			return -ECANCELED;
+		if (r == 0)
+			r = run_request(session, &error);
+	}
+	/* A commit that went wrong before the go has left the phase at COMMITTED. */
+	if (r < 0 && session_phase(session) != PHASE_RUNNING && session_phase(session) != PHASE_COMPLETE) {
+		abort_session(session, &error);
+		return r;
+	}
+	if (r < 0) {
+		log_warning(session->log, "session %s of %s: %s", session->text, session->peer, error.message);
+		drop_control(session);
+	}
+	return 0;
+}
+
+/* ---- after it ----------------------------------------------------------------------------------------------------- */
+
+static int check_faults(struct session *session, struct error *error)
+{
+	bool done;
+	int result;
+
+	pthread_mutex_lock(&session->lock);
+	done = session->fault_done;
+	result = session->fault_result;
+	pthread_mutex_unlock(&session->lock);
+	if (!done)
+		return 0;
+	session_end_faults(session);
+	if (result == 0)
+		return request_commit_complete(session, error);
+	log_warning(session->log, "session %s: the urgent stream of %s is broken (%s); the tree waits for missing pages",
+		    session->text, session->peer, strerror(-result));
+	return 0;
+}
+
+static void take_next_control(struct session *session)
+{
+	struct error error = ERROR_INIT;
+	struct stream *next;
+
+	pthread_mutex_lock(&session->lock);
+	next = steal_ptr(&session->control_next);
+	pthread_mutex_unlock(&session->lock);
+	if (!next)
+		return;
+	drop_control(session);
+	session_cut(session);
+	session->control = next;
+	stream_set_cancel(next, session->wake_fd);
+	log_info(session->log, "session %s: the source %s is back", session->text, stream_label(next));
+	/* Its question was read by the thread that has handed it over. */
+	if (request_ask_state(session, NULL, &error) < 0)
+		drop_control(session);
+}
+
+static int wait_event(struct session *session, struct error *error)
+{
+	struct pollfd look = { .fd = session->wake_fd, .events = POLLIN };
+	int r = -EAGAIN;
+
+	if (session->control)
+		r = frame_reader_next(&session->reader, session->control, clock_deadline(TICK), error);
+	else
+		poll(&look, 1, LOCKS_TICK_MS);
+	if (r == -ECANCELED || r == -ETIMEDOUT || r == -EAGAIN) {
+		drain(session->wake_fd);
+		error_clear(error);
+		return -EAGAIN;
+	}
+	return r;
+}
+
+/* COMPLETE, and the source does not come back: its copy is ended or will be, so locks are all that is open. */
+static bool waited_enough(struct session *session)
+{
+	int64_t now = clock_now_ns();
+	size_t left = 0;
+
+	if (session_phase(session) != PHASE_COMPLETE || session->control)
+		return false;
+	if (session->locks)
+		request_ended_locks(session, &left, NULL);
+	return (left == 0 && !session->locks) || now - atomic_load(&session->last_traffic) > SESSION_GOODBYE;
+}
+
+static void run_after_commit(struct session *session)
+{
+	while (session_phase(session) != PHASE_FINISHED) {
+		struct error error = ERROR_INIT;
+		int r;
+
+		pthread_mutex_lock(&session->lock);
+		r = session->stop;
+		pthread_mutex_unlock(&session->lock);
+		if (r)
+			return;
+		take_next_control(session);
+		r = session_start_faults(session, &error);
+		if (r == 0)
+			r = check_faults(session, &error);
+		if (r == 0)
+			r = wait_event(session, &error);
+		if (r == 0)
+			r = run_request(session, &error);
+		if (r < 0 && r != -EAGAIN && session->control) {
+			log_warning(session->log, "session %s: lost the source %s: %s", session->text, session->peer,
+				    error_text(&error, r));
+			drop_control(session);
+			atomic_store(&session->last_traffic, clock_now_ns());
+		}
+		if (waited_enough(session)) {
+			session_set_phase(session, PHASE_FINISHED, NULL);
+			session_journal(session, JOURNAL_DONE, NULL);
+		}
+	}
+}
+
+static void *session_main(void *argument)
+{
+	struct session *session = argument;
+
+	if (is_committed(session) || run_before_commit(session) == 0)
+		run_after_commit(session);
+	session_cut(session);
+	log_debug(session->log,
+		  "session %s: ends %s: %llu pages, %llu zero, %llu found by hash, %llu hashes rejected, %llu pushed",
+		  session->text, phase_name(session_phase(session)), (unsigned long long)session->counters.pages,
+		  (unsigned long long)session->counters.zeros, (unsigned long long)session->counters.hashed,
+		  (unsigned long long)session->counters.rejected, (unsigned long long)session->counters.pushed);
+	/* The tracer of what may be left of the tree is this thread. */
+	restore_tree_free(session->tree);
+	session->tree = NULL;
+	pthread_rwlock_wrlock(&session->tree_lock);
+	if (is_committed(session))
+		lazy_leave(session->lazy);
+	else
+		lazy_free(session->lazy);
+	session->lazy = NULL;
+	pthread_rwlock_unlock(&session->tree_lock);
+	if (session->control)
+		(void)stream_shutdown(session->control, clock_deadline(CLOCK_S), NULL);
+	drop_control(session);
+	pthread_mutex_lock(&session->lock);
+	session->ended = true;
+	pthread_mutex_unlock(&session->lock);
+	/* It may be freed from here on, but for what session_free() waits for: this thread. */
+	session->registry->wake(session->registry->wake_data);
+	return NULL;
+}
+
+/* ---- making and freeing ------------------------------------------------------------------------------------------- */
+
+static int session_new(struct registry *registry, const uint8_t *id, const char *peer, struct session **ret,
+		       struct error *error)
+{
+	struct session *session = calloc(1, sizeof(*session));
+
+	if (!session)
+		return error_set_errno(error, -ENOMEM, "cannot begin a session");
+	session->registry = registry;
+	session->log = registry->log;
+	memcpy(session->id, id, WIRE_SESSION_SIZE);
+	wire_session_text(id, session->text);
+	snprintf(session->peer, sizeof(session->peer), "%s", peer);
+	session->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	session->cut_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	pthread_mutex_init(&session->lock, NULL);
+	pthread_cond_init(&session->changed, NULL);
+	pthread_rwlock_init(&session->tree_lock, NULL);
+	frame_reader_init(&session->reader, &wire_table_server);
+	atomic_store(&session->last_traffic, clock_now_ns());
+	for (unsigned i = 0; i < WIRE_BULK_MAX; i++) {
+		session->bulk[i].session = session;
+		session->bulk[i].index = i;
+	}
+	if (session->wake_fd < 0 || session->cut_fd < 0) {
+		session_free(session);
+		return error_set_errno(error, -EMFILE, "cannot begin a session");
+	}
+	*ret = session;
+	return 0;
+}
+
+void session_free(struct session *session)
+{
+	if (!session)
+		return;
+	if (session->started)
+		pthread_join(session->thread, NULL);
+	if (session->claimed)
+		registry_unclaim(session->registry, session->claimed);
+	stream_free(session->control);
+	stream_free(session->control_next);
+	stream_free(session->urgent);
+	frame_reader_deinit(&session->reader);
+	image_set_free(session->incoming);
+	image_set_free(session->images);
+	freezer_free(session->freezer);
+	restore_locks_free(session->locks);
+	free(session->processes);
+	array_deinit(&session->rejected);
+	pthread_rwlock_destroy(&session->tree_lock);
+	pthread_cond_destroy(&session->changed);
+	pthread_mutex_destroy(&session->lock);
+	cleanup_fd(&session->wake_fd);
+	cleanup_fd(&session->cut_fd);
+	free(session);
+}
+
+/* `users` keeps the loop from freeing it before the thread is there. */
+static int session_start(struct registry *registry, struct session *session, struct error *error)
+{
+	int r;
+
+	session->users = 1;
+	r = registry_add(registry, session, error);
+	if (r < 0) {
+		session_free(session);
+		return r;
+	}
+	r = -pthread_create(&session->thread, NULL, session_main, session);
+	if (r < 0) {
+		error_set_errno(error, r, "cannot begin a session");
+		pthread_mutex_lock(&session->lock);
+		session->ended = true;
+		pthread_mutex_unlock(&session->lock);
+	} else {
+		session->started = true;
+	}
+	registry_put(registry, session);
+	return r;
+}
+
+int session_open(struct registry *registry, struct stream **control, const uint8_t *id, const char *peer,
+		 struct error *error)
+{
+	_cleanup_stream_ struct stream *stream = steal_ptr(control);
+	JournalEntry *entry = NULL;
+	struct session *session;
+	int r;
+
+	/* The id of a session that was aborted, or runs, cannot be used again. */
+	if (journal_read(registry->dir_fd, id, &entry, NULL) == 0) {
+		r = error_set(error, -EEXIST, "there was a session of this id already: it is %s",
+			      journal_phase_name(entry->phase));
+		journal_entry__free_unpacked(entry, NULL);
+		wire_send_failure(stream, r, error->message);
+		return r;
+	}
+	r = session_new(registry, id, peer, &session, error);
+	if (r == 0)
+		r = wire_random(session->token, sizeof(session->token), error);
+	if (r == 0)
+		r = image_set_new(&session->incoming);
+	if (r < 0) {
+		wire_send_failure(stream, r, error_text(error, r));
+		return r;
+	}
+	session->control = steal_ptr(&stream);
+	return session_start(registry, session, error);
+}
+
+int session_resume(struct registry *registry, const JournalEntry *entry, struct lazy *lazy, struct error *error)
+{
+	struct session *session;
+	int r = session_new(registry, entry->session.data, entry->peer ? entry->peer : "?", &session, error);
+
+	if (r < 0) {
+		lazy_leave(lazy);
+		return r;
+	}
+	if (entry->has_token && entry->token.len == WIRE_TOKEN_SIZE)
+		memcpy(session->token, entry->token.data, WIRE_TOKEN_SIZE);
+	session->processes = calloc(entry->n_processes ? entry->n_processes : 1, sizeof(*session->processes));
+	for (size_t i = 0; session->processes && i < entry->n_processes; i++) {
+		journal_process__init(&session->processes[i]);
+		session->processes[i].pid = entry->processes[i]->pid;
+		session->processes[i].start_time = entry->processes[i]->start_time;
+		session->process_count++;
+	}
+	session->phase = PHASE_RUNNING;
+	session->lazy = lazy;
+	session->has_keeper = true;
+	session->missing = entry->missing;
+	return session_start(registry, session, error);
+}

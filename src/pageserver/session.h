@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Inside of the page server: one session.
+ *
+ * Threads. The session's own thread is the tracer of the tree: it reads the control stream and makes all restore_*() calls.
+ * Each bulk stream has a thread that writes pages; post-copy has one for faults. `lock` guards the members that say so;
+ * `tree_lock` is held for reading while a page is written into the tree being built, and for writing while the tree is
+ * changed. `wake_fd` (an eventfd) makes the session's thread look up from the control stream, `cut_fd` ends the others.
+ *
+ * Whoever ends first: other threads never touch the control stream; a failure of theirs is left in `failure`, and the
+ * session's thread deals with it.
+ */
+#pragma once
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "image/image.h"
+#include "image/journal.h"
+#include "lazy/lazy.h"
+#include "pageserver/phase.h"
+#include "pageserver/registry.h"
+#include "restore/file-lock.h"
+#include "restore/restore.h"
+#include "tracee/freezer.h"
+#include "transport/stream.h"
+#include "transport/tcp.h"
+#include "transport/wire.h"
+#include "util/array.h"
+#include "wire.pb-c.h"
+
+#define SESSION_IDLE     (60 * CLOCK_S) /* no traffic for so long before the commit: aborted */
+#define SESSION_ANSWER   (30 * CLOCK_S) /* for sending an answer */
+#define SESSION_WORK     (60 * CLOCK_S) /* for one step of building the tree */
+#define SESSION_GOODBYE  (60 * CLOCK_S) /* for the source to come back after COMPLETE */
+
+struct session;
+
+struct session_bulk {
+	struct session *session; /* back pointer */
+	unsigned index;          /* number of the stream */
+	struct stream *stream;   /* owned by the thread, when it runs */
+	pthread_t thread;        /* valid if `started` */
+	bool started;            /* guarded by session->lock */
+	uint32_t mark;           /* round whose end has come, 0: none; guarded by session->lock */
+};
+
+struct session_range {
+	pid_t pid;        /* process */
+	uint64_t address; /* page aligned */
+	uint64_t pages;   /* at least 1 */
+};
+typedef ARRAY(struct session_range) session_ranges;
+
+struct session_counters {
+	_Atomic uint64_t pages;    /* pages that came as data */
+	_Atomic uint64_t zeros;    /* pages that came as zeros */
+	_Atomic uint64_t hashed;   /* pages that came as a hash and were found here */
+	_Atomic uint64_t rejected; /* hashes that fitted nothing */
+	_Atomic uint64_t pushed;   /* pages given to lazy_install() */
+};
+
+struct session {
+	struct registry *registry;         /* borrowed */
+	const struct log *log;             /* borrowed */
+	uint8_t id[WIRE_SESSION_SIZE];     /* chosen by the source */
+	uint8_t token[WIRE_TOKEN_SIZE];    /* chosen here */
+	char text[WIRE_SESSION_TEXT];      /* id for people */
+	char peer[TCP_ADDRESS_MAX];        /* address of the source, for messages */
+	pthread_t thread;                  /* valid if `started` */
+	bool started;                      /* the thread was made */
+	int wake_fd;                       /* owned: eventfd for the session's thread */
+	int cut_fd;                        /* owned: eventfd that ends the other threads */
+
+	pthread_mutex_t lock;              /* guards from here to `failure` */
+	pthread_cond_t changed;            /* a mark, a stream or a failure has come */
+	enum phase phase;                  /* where the session stands */
+	struct stream *control_next;       /* a resumed control stream that waits to be taken; owned */
+	struct stream *urgent;             /* owned; used by the fault thread when that runs */
+	struct session_bulk bulk[WIRE_BULK_MAX];
+	session_ranges rejected;           /* pages of this round whose hash did not fit */
+	bool fault_done;                   /* lazy_run_faults() has returned */
+	int fault_result;                  /* its result */
+	bool stop;                         /* the program ends */
+	bool ended;                        /* the thread is about to return */
+	unsigned users;                    /* references by registry_find(); guarded by the registry's lock */
+	struct error failure;              /* of another thread; code 0: none */
+
+	pthread_rwlock_t tree_lock;        /* guards `tree` and `lazy` against the bulk threads */
+	struct restore_tree *tree;         /* owned; NULL before the first layout and after the go */
+	struct lazy *lazy;                 /* owned; NULL while nothing is missing */
+
+	/* For the session's thread only. */
+	struct stream *control;            /* owned; NULL: broken, in post-copy */
+	struct frame_reader reader;        /* of the control stream */
+	struct restore_options restore;    /* what the source wants */
+	struct image_set *incoming;        /* records of the coming layout; owned */
+	struct image_set *images;          /* records of the last layout; owned */
+	struct freezer *freezer;           /* owned; NULL: no cgroup v2 here */
+	struct restore_locks *locks;       /* to be taken when the source's copy has gone; owned */
+	pthread_t fault_thread;            /* valid if `fault_started` */
+	bool fault_started;                /* lazy_run_faults() runs, or has not been joined */
+	bool frozen;                       /* the last layout is the final one */
+	bool dry_run;                      /* only the preflight is wanted */
+	bool has_keeper;                   /* a keeper holds the userfaultfds */
+	uint32_t round;                    /* of the last layout */
+	unsigned bulk_count;               /* bulk streams of the session */
+	uint64_t claimed;                  /* bytes of memory claimed from the registry */
+	uint64_t missing;                  /* pages missing at the switch */
+	JournalProcess *processes;         /* of the tree, for the journal; owned */
+	size_t process_count;              /* number of them */
+
+	_Atomic int64_t last_traffic;      /* when something came last, any stream */
+	struct session_counters counters;
+};
+
+/* ---- session.c */
+
+/* A session and its thread for a new control stream, which it takes in any case. */
+int session_open(struct registry *registry, struct stream **control, const uint8_t *id, const char *peer,
+		 struct error *error);
+/* A session that a pageserver before us has left running: makes its thread. Takes `lazy`. */
+int session_resume(struct registry *registry, const JournalEntry *entry, struct lazy *lazy, struct error *error);
+void session_free(struct session *session);
+void session_wake(struct session *session);
+/* Leaves a failure of another thread for the session's. */
+void session_fail(struct session *session, const struct error *error);
+bool session_token_is(const struct session *session, const uint8_t *token, size_t size);
+enum phase session_phase(struct session *session);
+int session_set_phase(struct session *session, enum phase phase, struct error *error);
+/* Sends on the control stream, not disturbed by wake_fd. -ENOTCONN without one. */
+int session_send(struct session *session, enum wire_type type, const ProtobufCMessage *message, struct error *error);
+/* A hand-over of a new control stream of the source (the ASK stream); takes it. */
+void session_take_over(struct session *session, struct stream **stream);
+
+/* ---- bulk.c, postcopy.c: streams that join; they take the stream on success */
+int session_join_bulk(struct session *session, unsigned index, struct stream **stream, struct error *error);
+int session_join_urgent(struct session *session, struct stream **stream, struct error *error);
+/* Ends the threads of all bulk streams. */
+void session_end_bulk(struct session *session);
+/* Starts the fault thread on the urgent stream, if there is one and it does not run yet. */
+int session_start_faults(struct session *session, struct error *error);
+/* Ends the fault thread and the urgent stream. */
+void session_end_faults(struct session *session);
+/* Ends all streams but the control stream, so that new ones can join. */
+void session_cut(struct session *session);
+/* Sends a WELCOME without a token. */
+int session_welcome(struct registry *registry, struct stream *stream, const uint8_t *token, struct error *error);
+
+/* ---- requests, by frame: each answers on the control stream */
+int request_image(struct session *session, const struct buffer *payload, struct error *error);
+int request_preflight(struct session *session, const struct buffer *payload, struct error *error);
+int request_layout(struct session *session, const struct buffer *payload, struct error *error);
+int request_drop(struct session *session, const struct buffer *payload, struct error *error);
+int request_round_end(struct session *session, const struct buffer *payload, struct error *error);
+int request_prepare(struct session *session, const struct buffer *payload, struct error *error);
+int request_commit(struct session *session, const struct buffer *payload, struct error *error);
+int request_ask_state(struct session *session, const struct buffer *payload, struct error *error);
+int request_ended(struct session *session, const struct buffer *payload, struct error *error);
+/* After the last page: tells the source. */
+int request_commit_complete(struct session *session, struct error *error);
+/* Locks that the source's copy has held: one try each. Number left, or an error. */
+int request_ended_locks(struct session *session, size_t *ret_left, struct error *error);
+
+/* ---- session-journal.c */
+int session_journal(struct session *session, enum journal_phase phase, struct error *error);
+int session_note_processes(struct session *session, struct error *error);
+/* Path of the keeper's socket; false: too long. */
+bool session_keeper_path(const struct registry *registry, const char *text, char *path, size_t size);
+
+/* ---- ranges.c: ranges of the peer, checked: aligned, not empty, in user space; ordered by process and address */
+int session_ranges_check(WireRange *const *ranges, size_t count, session_ranges *ret, struct error *error);
+/* Drops them in the tree. tree_lock is held. */
+int session_ranges_drop(struct session *session, const session_ranges *ranges, struct error *error);
+
+/* ---- memory.c */
+uint64_t memory_available(void);

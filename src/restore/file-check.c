@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The target's preflight of files and addresses: each IMAGE_FILE_CHECK record is compared with what
+ * is here, each address that the tree has is tried. All that is wrong is listed.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "restore/file-kind.h"
+#include "restore/files.h"
+
+struct checks {
+	ARRAY(FileCheck *) list; /* owned */
+};
+
+static int read_checks(const struct image_set *images, struct checks *ret, struct error *error)
+{
+	const struct image_record *record;
+	size_t cursor = 0;
+
+	while ((record = image_set_next(images, IMAGE_FILE_CHECK, IMAGE_ANY, &cursor))) {
+		FileCheck *check;
+		int r = image_unpack(record, file_check, &check, error);
+
+		if (r < 0)
+			return r;
+		if (array_append(&ret->list, check) < 0) {
+			protobuf_c_message_free_unpacked(&check->base, NULL);
+			return error_set(error, -ENOMEM, "no memory for file checks");
+		}
+	}
+	return 0;
+}
+
+static void checks_deinit(struct checks *checks)
+{
+	array_for_each (place, &checks->list)
+		protobuf_c_message_free_unpacked(&(*place)->base, NULL);
+	array_deinit(&checks->list);
+}
+
+/* A file that one descriptor writes and another only reads may change for both. */
+static bool may_change(const struct checks *checks, const FileCheck *check)
+{
+	if (check->may_change)
+		return true;
+	array_for_each (other, &checks->list)
+		if ((*other)->may_change && strcmp((*other)->path, check->path) == 0)
+			return true;
+	return false;
+}
+
+static int check_files(const struct image_set *images, struct image_blockers *blockers,
+		       struct error *error)
+{
+	struct checks checks = { 0 };
+	char cause[256];
+	int r;
+
+	r = read_checks(images, &checks, error);
+	array_for_each (place, &checks.list) {
+		FileCheck *check = *place;
+
+		if (r < 0)
+			break;
+		check->may_change = may_change(&checks, check);
+		r = restore_regular_compare(check, false, cause, sizeof(cause));
+		if (r < 0)
+			error_set_errno(error, r, "%s", check->path);
+		if (r == 0)
+			image_blockers_add(
+				blockers, (pid_t)check->pid, "file", cause,
+				"copy the source's file there with its time (rsync -t, cp -p), or "
+				"use a file system that both hosts share",
+				"%s", check->path);
+	}
+	checks_deinit(&checks);
+	return r < 0 ? r : 0;
+}
+
+static int check_addresses(const struct image_set *images, struct image_blockers *blockers,
+			   struct error *error)
+{
+	const struct image_record *record;
+	size_t cursor = 0;
+
+	while ((record = image_set_next(images, IMAGE_FILES, IMAGE_ANY, &cursor))) {
+		_cleanup_message_ OpenFile *file = NULL;
+		char cause[256];
+		int r = image_unpack(record, open_file, &file, error);
+
+		if (r < 0)
+			return r;
+		if (file->type != FILE_TYPE__FILE_INET_SOCKET || !file->isk ||
+		    file->isk->src_port == 0)
+			continue;
+		r = restore_inet_try(file->isk, cause, sizeof(cause));
+		if (r < 0)
+			return error_set_errno(error, r, "trying an address");
+		if (r == 0)
+			image_blockers_add(
+				blockers, 0, "address", "it cannot be had on the target",
+				"end what uses it there, or move into another network namespace",
+				"%s", cause);
+	}
+	return 0;
+}
+
+int restore_files_check(const struct image_set *images, struct image_blockers *blockers,
+			struct error *error)
+{
+	int r = check_files(images, blockers, error);
+
+	return r < 0 ? r : check_addresses(images, blockers, error);
+}

@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Kinds of open files, target side: the mirror of dump/file-kind.h. A kind makes the open file in
+ * this process; files.c installs it in the shells.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "fdinfo.pb-c.h"
+#include "restore/restore.h"
+#include "util/array.h"
+
+struct restore_file_kind;
+
+/* An open file description, or a file that is only mapped. */
+struct restore_file {
+	uint32_t id;
+	OpenFile *message; /* owned */
+	const struct restore_file_kind *kind;
+	int fd;	      /* ours, owned; -1: not opened (yet) */
+	int other_fd; /* UNIX sockets whose peer has closed: the peer, until its data is sent */
+	uint32_t ghost_id; /* deleted file: its ghost; 0: none */
+};
+
+struct restore_file_kind {
+	const char *name; /* for messages: "pipe" */
+	FileType type;
+	/* Sets file->fd. It may be set already when another file's open() made both. */
+	int (*open)(struct restore_tree *tree, struct restore_file *file, struct error *error);
+	/* After all files were opened; may be NULL. */
+	int (*finish)(struct restore_tree *tree, struct restore_file *file, struct error *error);
+};
+
+extern const struct restore_file_kind restore_kind_regular;
+extern const struct restore_file_kind restore_kind_memfd;
+extern const struct restore_file_kind restore_kind_pipe;
+extern const struct restore_file_kind restore_kind_fifo;
+extern const struct restore_file_kind restore_kind_unix;
+extern const struct restore_file_kind restore_kind_inet;
+extern const struct restore_file_kind restore_kind_eventfd;
+extern const struct restore_file_kind restore_kind_epoll;
+extern const struct restore_file_kind restore_kind_timerfd;
+extern const struct restore_file_kind restore_kind_signalfd;
+extern const struct restore_file_kind restore_kind_inotify;
+
+/* ghost.c: a deleted file, made again. */
+struct restore_ghost {
+	uint32_t id;
+	int fd;	      /* open for reading, owned */
+	bool content; /* its content was written */
+	bool loaded;  /* from the present image set */
+};
+
+/* pipe.c: a pipe or FIFO while its ends are opened. */
+struct restore_pipe {
+	uint32_t id; /* pipe_id */
+	bool fifo;
+	int read_fd; /* owned; -1: given away. A FIFO is held by this one, O_RDWR */
+	int write_fd; /* owned; -1: given away, or a FIFO */
+	char *path; /* leads to an end that stays open, to open further ones by; owned */
+};
+
+/* pipe.c: unread data, found by pipe. */
+struct restore_pipe_data {
+	uint32_t id; /* pipe_id */
+	bool fifo;
+	size_t order;			 /* among all */
+	PipeData *message;		 /* owned */
+	const struct image_record *data; /* the bytes; NULL without */
+};
+
+/* unix-socket.c: sockets by their inode number on the source. */
+struct restore_unix_inode {
+	uint32_t ino;
+	uint32_t id; /* of the file */
+};
+
+/* unix-socket.c: a socket file that waits for its place. */
+struct restore_staged {
+	char *directory; /* temporary directory beside the place, owned */
+	char *staged;	 /* path of the socket file in there, owned */
+	char *final;	 /* where it belongs, owned */
+};
+
+/* A lock to be taken in a process. */
+struct restore_lock {
+	pid_t pid;
+	int number; /* descriptor */
+	FileLock__Kind kind;
+	bool write;
+	uint64_t start, end; /* first and last byte; all ones: to the end of the file */
+};
+
+/*
+ * file-lock.c: adds the call; its index. What a result means: 1 held, 0 taken by someone else,
+ * negative: failed.
+ */
+int restore_lock_call(struct tracee_batch *batch, const struct restore_lock *lock);
+int restore_lock_result(int64_t result, struct error *error);
+
+/* What files.c knows. */
+struct restore_files {
+	ARRAY(struct restore_file) list; /* files of the newest image set, by id */
+	const struct image_set
+		*loaded;     /* the set that restore_files_prepare() has read; only compared */
+	size_t loaded_count; /* its records at that time */
+	ARRAY(struct restore_ghost) ghosts; /* kept from round to round */
+	ARRAY(struct restore_pipe) pipes;   /* during restore_files_apply() */
+	ARRAY(struct restore_pipe_data)
+	pipe_data; /* during restore_files_apply(), ordered by pipe */
+	ARRAY(struct restore_unix_inode)
+	inodes;				     /* during restore_files_apply(), ordered by number */
+	ARRAY(uint32_t) listeners;	     /* likewise: ids of listening UNIX sockets */
+	ARRAY(struct restore_staged) staged; /* until restore_files_commit() */
+	ARRAY(struct restore_lock)
+	locks;	      /* that the source still held when we asked for them, by process */
+	int loopback; /* inet-socket.c: listens for connections to be closed; -1: not yet */
+	uint16_t loopback_port;
+};
+
+/* tree->files, made on first use. NULL without memory. */
+struct restore_files *restore_files_get(struct restore_tree *tree);
+
+/* The file of that id, or NULL. */
+struct restore_file *restore_file_find(struct restore_files *files, uint32_t id);
+
+/*
+ * file-load.c: reads the file records of a set, in place of those of an earlier one. Forgets them;
+ * closes one file.
+ */
+int restore_files_load(struct restore_tree *tree, const struct image_set *images,
+		       struct error *error);
+void restore_files_clear(struct restore_files *files);
+void restore_file_close(struct restore_file *file);
+
+/* Opens the file unless it is open. */
+int restore_file_open(struct restore_tree *tree, struct restore_file *file, struct error *error);
+
+/* Sets the flags that fcntl(F_SETFL) can set, and who gets signals. */
+int restore_file_set(int fd, uint32_t flags, const FileOwner *owner, struct error *error);
+
+/* regular-file.c: opens a path, or the ghost of the file, with `flags` of open(2). */
+int restore_regular_open(struct restore_tree *tree, const struct restore_file *file, int flags,
+			 int *ret_fd, struct error *error);
+/*
+ * Compares an IMAGE_FILE_CHECK record with what is here; 1: equal, 0: differs, `cause` says how.
+ * `final`: it cannot change any more on the source.
+ */
+int restore_regular_compare(const FileCheck *check, bool final, char *cause, size_t size);
+
+/* ghost.c: makes the ghosts of an image set, and writes their content when it is there. */
+int restore_ghosts_load(struct restore_tree *tree, const struct image_set *images,
+			struct error *error);
+struct restore_ghost *restore_ghost_find(struct restore_files *files, uint32_t id);
+
+/* pipe.c: reads what is unread in pipes; frees what is left of pipes. */
+int restore_pipes_load(struct restore_files *files, const struct image_set *images,
+		       struct error *error);
+void restore_pipes_clear(struct restore_files *files);
+
+/*
+ * epoll.c: adds the calls that fill the sets of epoll descriptors which belong to the table
+ * `files_id`.
+ */
+struct restore_install;
+int restore_epoll_calls(struct restore_tree *tree, uint32_t files_id,
+			struct restore_install *install, struct error *error);
+
+/* unix-socket.c: notes which sockets there are, before any is opened. */
+int restore_unix_load(struct restore_files *files, struct error *error);
+/* Puts unread data back, then shuts down; after all sockets were opened. */
+int restore_unix_queues(struct restore_tree *tree, const struct image_set *images,
+			struct error *error);
+/* Puts socket files in place; or removes them. */
+int restore_unix_commit(struct restore_files *files, struct error *error);
+void restore_unix_discard(struct restore_files *files);
+
+/* inet-socket.c: can the listening address be had? As restore_regular_compare(). */
+int restore_inet_try(const InetSocket *message, char *cause, size_t size);
+
+/* ---- install.c: the calls that a shell makes */
+
+/* A call that takes a lock. */
+struct restore_lock_try {
+	const struct tracee_batch *batch; /* borrowed from the install */
+	int index;			  /* of the call in it */
+	struct restore_lock lock;
+};
+
+/* Descriptors of one table, being put into a shell. */
+struct restore_install {
+	struct restore_process *process;      /* borrowed */
+	ARRAY(struct tracee_batch *) batches; /* owned, run one after the other */
+	int pidfd_number;		      /* number of our pidfd in the shell until the end */
+	ARRAY(struct restore_lock_try) tries; /* of locks */
+	int lowest; /* lowest free number in the shell, but for the pidfd's */
+};
+
+int restore_install_begin(struct restore_install *install, struct restore_process *process,
+			  const int *numbers, size_t count, struct error *error);
+/* In ascending order of `number`. */
+int restore_install_add(struct restore_install *install, int number, int our_fd, bool cloexec);
+/* The batch to add `calls` more calls to. NULL without memory. */
+struct tracee_batch *restore_install_batch(struct restore_install *install, size_t calls);
+int restore_install_end(struct restore_install *install);
+/* Runs all of them, the n-th batches of all processes at the same time. */
+int restore_install_run(struct restore_tree *tree, struct restore_install *installs, size_t count,
+			struct error *error);
+void restore_install_deinit(struct restore_install *install);

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The last part of building, in an order in which nothing gets in the way of what follows it: numbers of the address space
+ * while the shells have no descriptors; descriptors; what belongs to processes while they are root; threads, which become
+ * who they were; then dumpable, timers and pending signals; at last the remote area goes and the registers are set.
+ */
+#include <errno.h>
+
+#include "parts.h"
+#include "restore/files.h"
+
+typedef int (*process_part)(struct restore_tree *tree, struct restore_process *process, struct error *error);
+
+static int for_each_process(struct restore_tree *tree, process_part part, struct error *error)
+{
+	int r = 0;
+
+	array_for_each(process, &tree->processes) {
+		r = part(tree, *process, error);
+		if (r < 0)
+			return error_wrap(error, r, "cannot restore PID %d", (*process)->pid);
+	}
+	return r;
+}
+
+static int finish_process(struct restore_tree *tree, struct restore_process *process, struct error *error)
+{
+	return tracee_process_finish(process->tracee, tree->deadline, error);
+}
+
+int restore_finish(struct restore_tree *tree, struct error *error)
+{
+	static const process_part before_files[] = { restore_shell_flush_signals, restore_mm_numbers,
+						     restore_mm_attributes };
+	static const process_part after_files[] = { restore_process_apply, restore_threads_apply, restore_process_last,
+						    finish_process };
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < sizeof(before_files) / sizeof(before_files[0]); i++)
+		r = for_each_process(tree, before_files[i], error);
+	if (r == 0)
+		r = restore_files_apply(tree, tree->images, error);
+	if (r == 0)
+		r = restore_shared_finish(tree, error);
+	if (r == 0)
+		r = restore_layout_groups(tree, error);
+	for (size_t i = 0; r == 0 && i < sizeof(after_files) / sizeof(after_files[0]); i++)
+		r = for_each_process(tree, after_files[i], error);
+	return r;
+}

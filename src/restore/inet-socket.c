@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * TCP and UDP sockets.
+ *
+ * Listening sockets and UDP sockets are made as they were: options, bind, listen or connect.
+ * IP_FREEBIND is on while binding, so that an address that is moved to this host only later (by a
+ * hook) does not stand in the way; SO_REUSEADDR is on as well, because connections of an earlier
+ * life of the program may linger.
+ *
+ * A TCP connection (--tcp-close) becomes one to ourselves on the loopback interface, whose other
+ * end is closed at once: reading gives what the end of a connection gives, writing fails, and epoll
+ * sees it. getpeername(2) tells 127.0.0.1.
+ *
+ * Failure modes: address in use; loopback interface down.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "image/socket-options.h"
+#include "restore/file-kind.h"
+#include "util/cleanup.h"
+
+union address {
+	struct sockaddr any;
+	struct sockaddr_in v4;
+	struct sockaddr_in6 v6;
+};
+
+/* Size of the address, or 0 when the words do not fit the family. */
+static socklen_t make_address(const InetSocket *message, const uint32_t *words, size_t count,
+			      uint32_t port, union address *ret)
+{
+	memset(ret, 0, sizeof(*ret));
+	if (message->family == AF_INET && count == 1) {
+		ret->v4.sin_family = AF_INET;
+		ret->v4.sin_port = htons((uint16_t)port);
+		memcpy(&ret->v4.sin_addr, words, 4);
+		return sizeof(ret->v4);
+	}
+	if (message->family == AF_INET6 && count == 4) {
+		ret->v6.sin6_family = AF_INET6;
+		ret->v6.sin6_port = htons((uint16_t)port);
+		memcpy(&ret->v6.sin6_addr, words, 16);
+		if (message->ifname)
+			ret->v6.sin6_scope_id = if_nametoindex(message->ifname);
+		return sizeof(ret->v6);
+	}
+	return 0;
+}
+
+static void format_socket(const InetSocket *message, const union address *address, char *text,
+			  size_t size)
+{
+	char host[INET6_ADDRSTRLEN] = "?";
+	bool v6 = message->family == AF_INET6;
+
+	inet_ntop((int)message->family,
+		  v6 ? (const void *)&address->v6.sin6_addr : &address->v4.sin_addr, host,
+		  sizeof(host));
+	snprintf(text, size, "%s address %s%s%s:%u", message->type == SOCK_STREAM ? "TCP" : "UDP",
+		 v6 ? "[" : "", host, v6 ? "]" : "", message->src_port);
+}
+
+static int set_int(int fd, int level, int name, int value)
+{
+	return setsockopt(fd, level, name, &value, sizeof(value)) < 0 ? -errno : 0;
+}
+
+static int new_socket(const InetSocket *message, struct error *error)
+{
+	int fd;
+
+	if ((message->family != AF_INET && message->family != AF_INET6) ||
+	    (message->proto != IPPROTO_TCP && message->proto != IPPROTO_UDP))
+		return error_set(error, -EPROTO, "socket of family %u and protocol %u",
+				 message->family, message->proto);
+	fd = socket((int)message->family, (int)message->type | SOCK_CLOEXEC, (int)message->proto);
+	return fd < 0 ? error_set_errno(error, -errno, "making a socket") : fd;
+}
+
+static int bind_source(int fd, const InetSocket *message, struct error *error)
+{
+	bool freebind = message->ip_opts && message->ip_opts->freebind;
+	union address address;
+	socklen_t size = make_address(message, message->src_addr, message->n_src_addr,
+				      message->src_port, &address);
+	char text[128];
+	int r;
+
+	if (size == 0)
+		return error_set(error, -EPROTO, "a socket's address is damaged");
+	format_socket(message, &address, text, sizeof(text));
+	if (message->family == AF_INET6 && message->has_v6only)
+		(void)set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, message->v6only);
+	(void)set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+	(void)set_int(fd, IPPROTO_IP, IP_FREEBIND, 1);
+	r = bind(fd, &address.any, size) < 0 ? -errno : 0;
+	(void)set_int(fd, IPPROTO_IP, IP_FREEBIND, freebind);
+	if (r == -EADDRINUSE)
+		return error_set(error, r, "%s is in use", text);
+	return r < 0 ? error_set_errno(error, r, "binding the %s", text) : 0;
+}
+
+static int make_socket(const InetSocket *message, int *ret_fd, struct error *error)
+{
+	_cleanup_fd_ int fd = new_socket(message, error);
+	int r;
+
+	if (fd < 0)
+		return fd;
+	r = image_socket_options_write(fd, message->opts, error);
+	if (r == 0 && message->src_port != 0)
+		r = bind_source(fd, message, error);
+	if (r == 0 && message->state == TCP_LISTEN && listen(fd, (int)message->backlog) < 0)
+		r = error_set_errno(error, -errno, "listening on port %u", message->src_port);
+	if (r == 0 && message->type == SOCK_DGRAM && message->n_dst_addr > 0) {
+		union address address;
+		socklen_t size = make_address(message, message->dst_addr, message->n_dst_addr,
+					      message->dst_port, &address);
+
+		if (size == 0 || connect(fd, &address.any, size) < 0)
+			r = error_set_errno(error, size == 0 ? -EPROTO : -errno,
+					    "connecting a UDP socket");
+	}
+	if (r == 0)
+		r = image_socket_options_finish(fd, message->opts, error);
+	if (r == 0)
+		*ret_fd = steal_fd(&fd);
+	return r;
+}
+
+/* ---- closed connections */
+
+static int open_loopback(struct restore_files *files, struct error *error)
+{
+	struct sockaddr_in address = { .sin_family = AF_INET,
+				       .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	_cleanup_fd_ int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	socklen_t size = sizeof(address);
+
+	if (fd < 0 || bind(fd, (struct sockaddr *)&address, size) < 0 || listen(fd, 16) < 0 ||
+	    getsockname(fd, (struct sockaddr *)&address, &size) < 0)
+		return error_set_errno(error, -errno, "listening on 127.0.0.1 (for --tcp-close)");
+	files->loopback_port = ntohs(address.sin_port);
+	files->loopback = steal_fd(&fd);
+	return 0;
+}
+
+static int make_closed(struct restore_files *files, const InetSocket *message, int *ret_fd,
+		       struct error *error)
+{
+	union address address = { 0 };
+	_cleanup_fd_ int fd = new_socket(message, error), accepted = -1;
+	socklen_t size;
+	int r = 0;
+
+	if (fd < 0)
+		return fd;
+	if (files->loopback < 0)
+		r = open_loopback(files, error);
+	if (r < 0)
+		return r;
+	if (message->family == AF_INET6) {
+		address.v6.sin6_family = AF_INET6;
+		address.v6.sin6_port = htons(files->loopback_port);
+		inet_pton(AF_INET6, "::ffff:127.0.0.1", &address.v6.sin6_addr);
+		size = sizeof(address.v6);
+		(void)set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0);
+	} else {
+		address.v4.sin_family = AF_INET;
+		address.v4.sin_port = htons(files->loopback_port);
+		address.v4.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+		size = sizeof(address.v4);
+	}
+	if (connect(fd, &address.any, size) < 0)
+		return error_set_errno(error, -errno,
+				       "connecting to 127.0.0.1 (for --tcp-close; is lo up?)");
+	accepted = accept4(files->loopback, NULL, NULL, SOCK_CLOEXEC);
+	if (accepted < 0)
+		return error_set_errno(error, -errno, "accepting on 127.0.0.1 (for --tcp-close)");
+	/* What cannot be set on a connection that is over does not matter to it. */
+	(void)image_socket_options_write(fd, message->opts, NULL);
+	(void)image_socket_options_finish(fd, message->opts, NULL);
+	*ret_fd = steal_fd(&fd);
+	return 0;
+}
+
+static int open_inet(struct restore_tree *tree, struct restore_file *file, struct error *error)
+{
+	const InetSocket *message = file->message->isk;
+	bool connection = message->type == SOCK_STREAM && message->state != TCP_LISTEN &&
+			  message->state != TCP_CLOSE;
+	int r;
+
+	if (connection && !tree->options->tcp_close)
+		return error_set(error, -EPERM, "a TCP connection came along without --tcp-close");
+	r = connection ? make_closed(tree->files, message, &file->fd, error)
+		       : make_socket(message, &file->fd, error);
+	return r < 0 ? r : restore_file_set(file->fd, message->flags, message->fown, error);
+}
+
+int restore_inet_try(const InetSocket *message, char *cause, size_t size)
+{
+	struct error error = ERROR_INIT;
+	int fd = -1, r;
+
+	if (message->type == SOCK_STREAM && message->state != TCP_LISTEN)
+		return 1;
+	r = make_socket(message, &fd, &error);
+	if (r < 0) {
+		snprintf(cause, size, "%s", error_text(&error, r));
+		return 0;
+	}
+	close(fd);
+	return 1;
+}
+
+const struct restore_file_kind restore_kind_inet = {
+	.name = "socket",
+	.type = FILE_TYPE__FILE_INET_SOCKET,
+	.open = open_inet,
+};

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Inside of the restore library: the parts that restore.c and finish.c put together. */
+#pragma once
+
+#include <stdint.h>
+
+#include "core.pb-c.h"
+#include "image/host.h"
+#include "mm.pb-c.h"
+#include "pagestream-core.pb-c.h"
+#include "pstree.pb-c.h"
+#include "restore/restore.h"
+
+/* ---- what does not change about this machine and program ---------------------------------------------------------- */
+
+#define RESTORE_OWN_GROUPS 256
+struct restore_own_creds { /* of this program, so of every shell */
+	uid_t uid[3];      /* real, effective, saved */
+	gid_t gid[3];
+	gid_t groups[RESTORE_OWN_GROUPS];
+	size_t group_count; /* SIZE_MAX: too many to compare */
+	uint64_t effective, permitted, inheritable, bounding, ambient;
+	uint32_t securebits;
+};
+
+struct restore_host {
+	struct image_xsave_layout xsave;
+	struct restore_own_creds creds;
+};
+
+/* ---- messages ----------------------------------------------------------------------------------------------------- */
+
+/* Unpacks the record of a type and id that must be there; -EPROTO when it is not. Freed by _cleanup_message_. */
+int restore_message(const struct image_set *images, enum image_type type, uint32_t id,
+		    const ProtobufCMessageDescriptor *descriptor, ProtobufCMessage **ret, struct error *error);
+#define restore_get(images, type, id, prefix, ret, error)                                                            \
+	restore_message((images), (type), (id), &prefix##__descriptor, (ProtobufCMessage **)(void *)(ret), (error))
+
+/* ---- descriptors of ours inside a shell --------------------------------------------------------------------------- */
+
+/*
+ * A batch that uses descriptors of this program: restore_borrow_begin() adds pidfd_open(), restore_borrow() adds
+ * pidfd_getfd() and returns the index of its result, restore_borrow_end() closes the pidfd. The batch must close what it
+ * borrowed.
+ */
+int restore_borrow_begin(struct tracee_batch *batch);
+int restore_borrow(struct tracee_batch *batch, int pidfd_index, int fd);
+void restore_borrow_end(struct tracee_batch *batch, int pidfd_index);
+
+/* ---- parts -------------------------------------------------------------------------------------------------------- */
+
+/* shell.c: a process with this PID and nothing in it, child of init, leader of its session, seized, EXITKILL. */
+int restore_shell_create(struct restore_tree *tree, pid_t pid, struct tracee_process **ret, struct error *error);
+/* Kills and waits, and reaps in the parent's shell. */
+void restore_shell_end(struct restore_process *process);
+/* Takes pending signals that building has left (SIGCHLD of ended children) out of the queues of a shell. */
+int restore_shell_flush_signals(struct restore_tree *tree, struct restore_process *process, struct error *error);
+
+/* layout.c: processes and threads as IMAGE_PSTREE wants them. */
+int restore_layout_processes(struct restore_tree *tree, struct error *error);
+/* Process groups; for the end, when all processes are there. */
+int restore_layout_groups(struct restore_tree *tree, struct error *error);
+
+/* mm.c */
+int restore_mm_new(struct restore_process *process, const struct restore_mm *parent, struct error *error);
+void restore_mm_free(struct restore_mm *mm);
+int restore_mm_apply(struct restore_tree *tree, struct restore_process *process, struct error *error);
+/* Numbers of the address space, break and exe link: PR_SET_MM_MAP. */
+int restore_mm_numbers(struct restore_tree *tree, struct restore_process *process, struct error *error);
+/* Locks, names and guards: after all content. Seals: at the very end, in a batch of the caller's. */
+int restore_mm_attributes(struct restore_tree *tree, struct restore_process *process, struct error *error);
+int restore_mm_seals(struct restore_tree *tree, const struct restore_process *process, struct tracee_batch *batch,
+		     struct error *error);
+
+/* shared-memory.c */
+int restore_shared_prepare(struct restore_tree *tree, const struct image_set *images, struct error *error);
+/* Seals of memfds. */
+int restore_shared_finish(struct restore_tree *tree, struct error *error);
+void restore_shared_free(struct restore_shared *shared);
+
+/* process.c: what belongs to a process, by a batch in its leader; before its threads get their credentials. */
+int restore_process_apply(struct restore_tree *tree, struct restore_process *process, struct error *error);
+/* The last batch: what must come after credentials, and what starts to move by itself (timers, pending signals). */
+int restore_process_last(struct restore_tree *tree, struct restore_process *process, struct error *error);
+
+/* signal.c */
+void restore_signal_actions(struct tracee_batch *batch, const CoreProcess *message);
+/* `tid` 0: for the process. */
+void restore_signal_pending(struct tracee_batch *batch, pid_t pid, pid_t tid, const PendingSignals *signals);
+
+/* timer.c: makes POSIX timers (runs batches of its own); arms all timers (adds to a batch). */
+int restore_timer_create(struct restore_tree *tree, struct restore_process *process, const ProcessTimers *timers,
+			 struct error *error);
+void restore_timer_arm(struct tracee_batch *batch, const ProcessTimers *timers);
+
+/* creds.c: calls for the thread's own batch; the last ones in it that need privileges. */
+void restore_creds_read_own(struct restore_own_creds *own);
+void restore_creds(struct tracee_batch *batch, const struct restore_own_creds *own, const Creds *creds,
+		   const ThreadExtra *extra);
+
+/* thread.c: all threads of a process: everything but what the process's last batch does. */
+int restore_threads_apply(struct restore_tree *tree, struct restore_process *process, struct error *error);
+
+/* xstate.c: NT_X86_XSTATE area from the messages; and AMX, which a thread has to touch before it can be given a state. */
+int restore_xstate(const struct image_xsave_layout *layout, struct tracee_thread *thread, const ThreadExtra *extra,
+		   struct error *error);
+
+/* finish.c */
+int restore_finish(struct restore_tree *tree, struct error *error);

@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What belongs to a process as a whole. The first batch is run while it is still root: place in the file system, signal
+ * actions, limits, and the like. The last one comes after its threads have their credentials: dumpable (which a change of
+ * credentials resets), seals, and what lives by itself from then on: timers and pending signals.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "fs.pb-c.h"
+#include "parts.h"
+#include "restore/files.h"
+#include "util/cleanup.h"
+#include "util/fdio.h"
+
+#ifndef ARCH_REQ_XCOMP_PERM
+#define ARCH_REQ_XCOMP_PERM 0x1023
+#endif
+#define PROCESS_XCOMP_FIRST 18 /* AMX tile data, the first state that needs permission */
+
+/* Descriptors of ours that a batch borrows. */
+struct fs_fds {
+	int cwd;  /* owned */
+	int root; /* owned; -1: the same as ours */
+	uint32_t umask;
+};
+
+static int fs_open(struct restore_tree *tree, const struct restore_process *process, struct fs_fds *fds,
+		   struct error *error)
+{
+	_cleanup_message_ Fs *message = NULL;
+	struct stat ours, theirs;
+	int r;
+
+	fds->cwd = fds->root = -1;
+	r = restore_get(tree->images, IMAGE_FS, (uint32_t)process->pid, fs, &message, error);
+	if (r == 0)
+		r = restore_file_link(tree, message->cwd_id, &fds->cwd, error);
+	if (r == 0)
+		r = restore_file_link(tree, message->root_id, &fds->root, error);
+	if (r < 0)
+		return r;
+	fds->umask = message->umask;
+	if (stat("/", &ours) == 0 && fstat(fds->root, &theirs) == 0 && ours.st_dev == theirs.st_dev &&
+	    ours.st_ino == theirs.st_ino)
+		close(steal_fd(&fds->root));
+	return 0;
+}
+
+static void add_fs(struct tracee_batch *batch, const struct fs_fds *fds)
+{
+	int pidfd = restore_borrow_begin(batch);
+	int fd;
+
+	if (fds->root >= 0) {
+		fd = restore_borrow(batch, pidfd, fds->root);
+		tracee_batch_call(batch, SYS_fchdir, TRACEE_RESULT(fd));
+		tracee_batch_call(batch, SYS_chroot, tracee_batch_string(batch, "."));
+		tracee_batch_call(batch, SYS_close, TRACEE_RESULT(fd));
+	}
+	fd = restore_borrow(batch, pidfd, fds->cwd);
+	tracee_batch_call(batch, SYS_fchdir, TRACEE_RESULT(fd));
+	tracee_batch_call(batch, SYS_close, TRACEE_RESULT(fd));
+	restore_borrow_end(batch, pidfd);
+	tracee_batch_call(batch, SYS_umask, fds->umask);
+}
+
+static void add_limits(struct tracee_batch *batch, const ResourceLimits *limits)
+{
+	for (size_t i = 0; limits && i < limits->n_rlimits && i < RLIM_NLIMITS; i++) {
+		struct rlimit limit = { .rlim_cur = limits->rlimits[i]->cur, .rlim_max = limits->rlimits[i]->max };
+
+		tracee_batch_call(batch, SYS_prlimit64, 0, i, tracee_batch_data(batch, &limit, sizeof(limit)), 0);
+	}
+}
+
+static void add_extra(struct tracee_batch *batch, const ProcessExtra *extra)
+{
+	for (unsigned bit = 0; bit < 32; bit++)
+		if (extra->membarrier >> bit & 1)
+			tracee_batch_call(batch, SYS_membarrier, 1u << bit, 0, 0);
+	for (unsigned number = PROCESS_XCOMP_FIRST; number < 63; number++)
+		if (extra->xcomp_permissions >> number & 1)
+			tracee_batch_call(batch, SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, number);
+}
+
+static int write_proc(const struct restore_process *process, const char *name, const char *format, int value)
+{
+	char path[64], text[32];
+	_cleanup_fd_ int fd = -1;
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", process->pid, name);
+	snprintf(text, sizeof(text), format, value);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	return fd < 0 ? -errno : fdio_write(fd, text, strlen(text));
+}
+
+/* Set from outside. A score below ours needs CAP_SYS_RESOURCE; a process that keeps ours is no reason to fail. */
+static int apply_from_outside(struct restore_tree *tree, const struct restore_process *process,
+			      const CoreProcess *core, const ProcessExtra *extra, struct error *error)
+{
+	int r;
+
+	r = write_proc(process, "oom_score_adj", "%d", core->oom_score_adj);
+	if (r == -EACCES || r == -EPERM) {
+		log_debug(tree->log, "PID %d keeps this program's oom_score_adj instead of %d", process->pid,
+			  core->oom_score_adj);
+		r = 0;
+	}
+	if (r < 0)
+		return error_set_errno(error, r, "cannot set /proc/%d/oom_score_adj", process->pid);
+	r = write_proc(process, "coredump_filter", "0x%x", (int)extra->coredump_filter);
+	if (r < 0 && r != -ENOENT)
+		return error_set_errno(error, r, "cannot set /proc/%d/coredump_filter", process->pid);
+	return 0;
+}
+
+static int run_first(struct restore_tree *tree, struct restore_process *process, const CoreProcess *core,
+		     const ProcessExtra *extra, const struct fs_fds *fds, struct error *error)
+{
+	struct tracee_batch *batch = tracee_batch_new();
+	int r;
+
+	if (!batch)
+		return error_set_errno(error, -ENOMEM, "cannot set up PID %d", process->pid);
+	add_fs(batch, fds);
+	tracee_batch_call(batch, SYS_personality, core->personality);
+	if (core->child_subreaper)
+		tracee_batch_call(batch, SYS_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+	add_extra(batch, extra);
+	restore_signal_actions(batch, core);
+	add_limits(batch, core->rlimits);
+	r = tracee_batch_run(process->tracee->threads.items[0], batch, tree->deadline, error);
+	tracee_batch_free(batch);
+	return r;
+}
+
+/* The messages of a process. */
+struct process_messages {
+	Core *core;
+	ProcessExtra *extra;
+	AddressSpace *mm;
+};
+
+static void messages_deinit(struct process_messages *messages)
+{
+	if (messages->core)
+		protobuf_c_message_free_unpacked(&messages->core->base, NULL);
+	if (messages->extra)
+		protobuf_c_message_free_unpacked(&messages->extra->base, NULL);
+	if (messages->mm)
+		protobuf_c_message_free_unpacked(&messages->mm->base, NULL);
+}
+
+static int messages_get(struct restore_tree *tree, const struct restore_process *process,
+			struct process_messages *messages, struct error *error)
+{
+	uint32_t id = (uint32_t)process->pid;
+	int r;
+
+	r = restore_get(tree->images, IMAGE_CORE, id, core, &messages->core, error);
+	if (r == 0)
+		r = restore_get(tree->images, IMAGE_PROCESS_EXTRA, id, process_extra, &messages->extra, error);
+	if (r == 0)
+		r = restore_get(tree->images, IMAGE_MM, id, address_space, &messages->mm, error);
+	if (r == 0 && (!messages->core->tc || !messages->core->tc->timers))
+		r = error_set(error, -EPROTO, "the core record of PID %u lacks the process", id);
+	return r;
+}
+
+int restore_process_apply(struct restore_tree *tree, struct restore_process *process, struct error *error)
+{
+	_cleanup_(messages_deinit) struct process_messages messages = { 0 };
+	_cleanup_fd_ int cwd = -1, root = -1;
+	struct fs_fds fds;
+	int r;
+
+	r = messages_get(tree, process, &messages, error);
+	if (r < 0)
+		return r;
+	r = fs_open(tree, process, &fds, error);
+	cwd = fds.cwd;
+	root = fds.root;
+	if (r == 0)
+		r = run_first(tree, process, messages.core->tc, messages.extra, &fds, error);
+	if (r == 0)
+		r = apply_from_outside(tree, process, messages.core->tc, messages.extra, error);
+	process->stopped = messages.extra->stop_signal != 0;
+	if (r == 0)
+		r = restore_timer_create(tree, process, messages.core->tc->timers, error);
+	return r;
+}
+
+int restore_process_last(struct restore_tree *tree, struct restore_process *process, struct error *error)
+{
+	_cleanup_(messages_deinit) struct process_messages messages = { 0 };
+	struct tracee_batch *batch;
+	int r;
+
+	r = messages_get(tree, process, &messages, error);
+	if (r < 0)
+		return r;
+	batch = tracee_batch_new();
+	if (!batch)
+		return error_set_errno(error, -ENOMEM, "cannot finish PID %d", process->pid);
+	if (messages.mm->thp_disabled)
+		tracee_batch_call(batch, SYS_prctl, PR_SET_THP_DISABLE, 1, 0, 0, 0);
+	/* 2 (readable by root only) cannot be asked for; 0 is the nearest. */
+	tracee_batch_call(batch, SYS_prctl, PR_SET_DUMPABLE, messages.mm->dumpable == 1, 0, 0, 0);
+	r = restore_mm_seals(tree, process, batch, error);
+	if (r == 0) {
+		restore_timer_arm(batch, messages.core->tc->timers);
+		restore_signal_pending(batch, process->pid, 0, messages.core->tc->signals_s);
+		r = tracee_batch_run(process->tracee->threads.items[0], batch, tree->deadline, error);
+	}
+	tracee_batch_free(batch);
+	return r;
+}

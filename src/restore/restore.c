@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The life of a tree being built: made empty, laid out once a round, finished, let go or thrown away. A failed layout or
+ * finish leaves a tree that can only be thrown away.
+ */
+#include "restore.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "parts.h"
+#include "restore/files.h"
+#include "util/cleanup.h"
+
+int restore_tree_new(const struct restore_options *options, const struct log *log, struct restore_tree **ret,
+		     struct error *error)
+{
+	struct restore_tree *tree = calloc(1, sizeof(*tree));
+
+	if (!tree)
+		return error_set_errno(error, -ENOMEM, "cannot begin a restore");
+	tree->options = options;
+	tree->log = log;
+	tree->deadline = CLOCK_FOREVER;
+	tree->depth = UINT_MAX;
+	tree->host = calloc(1, sizeof(*tree->host));
+	tree->own_pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+	if (tree->own_pidfd < 0 || !tree->host) {
+		int r = tree->host ? -errno : -ENOMEM;
+
+		restore_tree_free(tree);
+		return error_set_errno(error, r, "cannot begin a restore");
+	}
+	image_xsave_layout_read(&tree->host->xsave);
+	restore_creds_read_own(&tree->host->creds);
+	*ret = tree;
+	return 0;
+}
+
+void restore_tree_free(struct restore_tree *tree)
+{
+	if (!tree)
+		return;
+	/* Children first: each is reaped by its parent's shell, which has to be there still. */
+	for (size_t i = tree->processes.count; i-- > 0;) {
+		struct restore_process *process = tree->processes.items[i];
+
+		if (process->tracee)
+			restore_shell_end(process);
+	}
+	array_for_each(process, &tree->processes) {
+		restore_mm_free((*process)->mm);
+		free(*process);
+	}
+	array_deinit(&tree->processes);
+	restore_files_free(tree->files);
+	restore_shared_free(tree->shared);
+	cleanup_fd(&tree->own_pidfd);
+	free(tree->host);
+	free(tree);
+}
+
+struct restore_process *restore_tree_find(const struct restore_tree *tree, pid_t pid)
+{
+	array_for_each(process, &tree->processes)
+		if ((*process)->pid == pid)
+			return *process;
+	return NULL;
+}
+
+static int layout(struct restore_tree *tree, struct error *error)
+{
+	int r;
+
+	r = restore_files_prepare(tree, tree->images, error);
+	if (r == 0)
+		r = restore_shared_prepare(tree, tree->images, error);
+	if (r == 0)
+		r = restore_layout_processes(tree, error);
+	array_for_each(process, &tree->processes)
+		if (r == 0)
+			r = restore_mm_apply(tree, *process, error);
+	return r;
+}
+
+int restore_tree_layout(struct restore_tree *tree, const struct image_set *images, struct error *error)
+{
+	int r;
+
+	if (tree->finished)
+		return error_set(error, -EINVAL, "the tree is finished");
+	tree->images = images;
+	r = layout(tree, error);
+	tree->images = NULL;
+	return r;
+}
+
+int restore_tree_finish(struct restore_tree *tree, const struct image_set *images, struct error *error)
+{
+	int r;
+
+	if (tree->finished)
+		return error_set(error, -EINVAL, "the tree is finished");
+	tree->images = images;
+	tree->depth = UINT_MAX;
+	r = layout(tree, error);
+	if (r == 0)
+		r = restore_finish(tree, error);
+	tree->images = NULL;
+	tree->finished = r == 0;
+	return r;
+}
+
+int restore_tree_go(struct restore_tree *tree, struct error *error)
+{
+	int r;
+
+	if (!tree->finished || tree->running)
+		return error_set(error, -EINVAL, "the tree is not finished, or runs already");
+	r = restore_files_commit(tree, error);
+	if (r < 0)
+		return r;
+	array_for_each(process, &tree->processes) {
+		r = tracee_process_keep((*process)->tracee, error);
+		if (r < 0)
+			return r;
+	}
+	tree->running = true;
+	/* Children first, so that a parent that waits for them finds them running. */
+	for (size_t i = tree->processes.count; i-- > 0;) {
+		struct restore_process *process = tree->processes.items[i];
+
+		if (process->stopped)
+			kill(process->pid, SIGSTOP);
+		tracee_process_detach(process->tracee);
+		process->tracee = NULL;
+	}
+	return 0;
+}

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Building a process tree from image sets.
+ *
+ *   restore_tree_new()       nothing yet
+ *   restore_tree_layout()    once a round: makes the processes and threads that are missing, ends those that went,
+ *                            brings each address space to the wanted list of mappings; pages of mappings that stay, stay
+ *   restore_pages_*()        content, in any order, any time after the layout that has the mapping
+ *   restore_tree_finish()    the last layout, descriptors, and all the rest: registers, signals, timers, credentials, ...
+ *   restore_tree_go()        lets go: the tree runs. The only step that cannot be taken back
+ *
+ * Until the go every process is a *shell*: it has its PID, belongs to init, is stopped by ptrace and is killed by the
+ * kernel when its tracer ends (PTRACE_O_EXITKILL). restore_tree_free() kills what is not let go and waits for it.
+ *
+ * All calls on one tree come from one thread, the one that called restore_tree_new(): it is the tracer. The exceptions
+ * are restore_pages_write() and restore_shared_write(), which any thread may call while no other call on this tree runs.
+ * Calls block for as long as the kernel works; batches end at `restore_tree.deadline`.
+ *
+ * Memory of a new child process is a copy-on-write copy of its parent's shell at the moment when restore_tree_layout()
+ * makes it, so pages equal at that moment are shared, and the caller has to drop or write those that differ:
+ * `restore_process.created` says that this is so.
+ *
+ * Relies on: clone3 set_tid 5.5, pidfd_getfd 5.6 and PR_SET_MM_MAP 3.18. Needs CAP_SYS_ADMIN, CAP_SYS_PTRACE.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "image/blockers.h"
+#include "image/image.h"
+#include "tracee/tracee.h"
+#include "util/array.h"
+#include "util/error.h"
+#include "util/log.h"
+
+struct restore_files;  /* files.c: objects opened so far */
+struct restore_shared; /* shared-memory.c: shared memory objects */
+struct restore_mm;     /* mm.c: the layout as it is now */
+struct restore_host;   /* parts.h: what does not change about this machine and program */
+
+struct restore_options {
+	bool tcp_close; /* established TCP connections become closed ones */
+};
+
+/* A process being built. */
+struct restore_process {
+	pid_t pid;
+	struct restore_process *parent; /* NULL for the root; borrowed */
+	struct tracee_process *tracee;  /* the stopped shell; owned. tracee->mem_fd, tracee->pidfd are its descriptors */
+	struct restore_mm *mm;          /* owned */
+	uint32_t files_id;              /* id of its IMAGE_FDINFO records */
+	bool created;                   /* by the last restore_tree_layout(): memory is the parent's copy */
+	bool stopped;                   /* was stopped by a signal on the source, and shall be again */
+};
+
+struct restore_tree {
+	const struct restore_options *options; /* borrowed */
+	const struct log *log;                 /* borrowed, may be NULL */
+	ARRAY(struct restore_process *) processes; /* owned; parents before children */
+	const struct image_set *images;        /* the newest, during a call; borrowed */
+	int own_pidfd;                         /* pidfd of this process, owned */
+	int64_t deadline;                      /* for batches and waits; CLOCK_FOREVER unless the caller sets it */
+	unsigned depth;                        /* processes deeper below the root are not made by restore_tree_layout() yet: */
+					       /* so a child can be made when its parent has its pages, and shares them. */
+					       /* UINT_MAX unless the caller sets it; restore_tree_finish() makes all */
+	struct restore_files *files;           /* owned by files.c, made on first use */
+	struct restore_shared *shared;         /* owned by shared-memory.c, made on first use */
+	struct restore_host *host;             /* owned */
+	bool finished;                         /* restore_tree_finish() succeeded */
+	bool running;                          /* restore_tree_go() let go: nothing is killed any more */
+};
+
+int restore_tree_new(const struct restore_options *options, const struct log *log, struct restore_tree **ret,
+		     struct error *error);
+/* NULL is fine. Kills the shells of a tree that was not let go, and waits until they are gone. */
+void restore_tree_free(struct restore_tree *tree);
+
+/*
+ * The target's preflight: what of an image set of dump_preflight() cannot be had here - PIDs in use, another vDSO, limits
+ * and CPUs that we may not give. Files are restore_files_check()'s. Makes nothing.
+ */
+int restore_check(const struct image_set *images, struct image_blockers *blockers, struct error *error);
+
+int restore_tree_layout(struct restore_tree *tree, const struct image_set *images, struct error *error);
+int restore_tree_finish(struct restore_tree *tree, const struct image_set *images, struct error *error);
+int restore_tree_go(struct restore_tree *tree, struct error *error);
+
+/* NULL when there is no such process. */
+struct restore_process *restore_tree_find(const struct restore_tree *tree, pid_t pid);
+
+struct restore_range {
+	uint64_t start; /* page-aligned address, or offset in a shared object */
+	uint64_t size;  /* bytes */
+};
+
+/*
+ * Writes whole pages at their final address, whatever the protection of the mapping. Private mappings only: a write to
+ * shared memory goes through restore_shared_write().
+ */
+int restore_pages_write(struct restore_process *process, uint64_t address, const void *data, size_t size,
+			struct error *error);
+/*
+ * Drops pages: they read as zeros, or as the file's, again. One batch. Ranges may cross mappings, but must be mapped.
+ * Private mappings only.
+ */
+int restore_pages_drop(struct restore_tree *tree, struct restore_process *process, const struct restore_range *ranges,
+		       size_t count, struct error *error);
+
+/* Content of a shared memory object (dump/shared-memory.h), by offset; holes by restore_shared_drop(). */
+int restore_shared_write(struct restore_tree *tree, uint32_t id, uint64_t offset, const void *data, size_t size,
+			 struct error *error);
+int restore_shared_drop(struct restore_tree *tree, uint32_t id, const struct restore_range *ranges, size_t count,
+			struct error *error);
+/*
+ * A new open file description of an object, with flags as of open(2), for a memfd descriptor. The caller closes it.
+ * -ENOENT when no IMAGE_SHARED_MEMORY record named it.
+ */
+int restore_shared_open(struct restore_tree *tree, uint32_t id, int flags, int *ret_fd, struct error *error);
+
+/*
+ * What restore/files.h offers to the rest of this folder (implemented there):
+ *
+ *   int restore_files_prepare(tree, images, error)     opens ahead what can be opened; called by restore_tree_layout()
+ *   int restore_files_apply(tree, images, error)       all descriptors of all processes; called by restore_tree_finish()
+ *                                                      while every process is root and has no limit on descriptors yet
+ *   int restore_file_map(tree, file_id, int prot, bool shared, int *ret_fd, error)
+ *                                                      a descriptor fit to mmap a file with; the caller closes it
+ *   int restore_file_link(tree, file_id, int *ret_fd, error)
+ *                                                      O_PATH descriptor of an exe, cwd or root; the caller closes it
+ *   void restore_files_free(struct restore_files *files)
+ */

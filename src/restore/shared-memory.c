@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Shared memory objects, made here and held open until the tree is let go. An anonymous object is made by a mapping of
+ * our own and then opened through /proc/self/map_files, so that it is the same kind of object as on the source; a memfd by
+ * memfd_create(2). Content comes by offset through the descriptor.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "parts.h"
+#include "util/cleanup.h"
+#include "util/fdio.h"
+
+#define SHARED_PAGE UINT64_C(4096)
+
+struct shared_object {
+	uint32_t id;    /* on the source */
+	int fd;         /* read and write; owned */
+	bool memfd;
+	uint32_t seals; /* to be set at the end */
+};
+
+struct restore_shared {
+	ARRAY(struct shared_object) objects; /* owned */
+};
+
+static struct shared_object *shared_find(const struct restore_tree *tree, uint32_t id)
+{
+	if (tree->shared)
+		array_for_each(object, &tree->shared->objects)
+			if (object->id == id)
+				return object;
+	return NULL;
+}
+
+static int make_memfd(const SharedMemory *message, int *ret_fd, struct error *error)
+{
+	int fd = memfd_create(message->name ? message->name : "", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	if (fd < 0)
+		return error_set_errno(error, -errno, "cannot make the memfd '%s'", message->name);
+	*ret_fd = fd;
+	return 0;
+}
+
+static int make_anonymous(const SharedMemory *message, int *ret_fd, struct error *error)
+{
+	size_t size = (message->size + SHARED_PAGE - 1) & ~(SHARED_PAGE - 1);
+	char path[96];
+	void *map;
+	int fd, r;
+
+	map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (map == MAP_FAILED)
+		return error_set_errno(error, -errno, "cannot make %zu bytes of shared memory", size);
+	snprintf(path, sizeof(path), "/proc/self/map_files/%lx-%lx", (unsigned long)map, (unsigned long)map + size);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	r = fd < 0 ? -errno : 0;
+	munmap(map, size);
+	if (r < 0)
+		return error_set_errno(error, r, "cannot open shared memory through /proc/self/map_files");
+	*ret_fd = fd;
+	return 0;
+}
+
+static int shared_make(struct restore_tree *tree, const SharedMemory *message, struct shared_object **ret,
+		       struct error *error)
+{
+	struct shared_object object = { .id = message->id, .memfd = message->memfd };
+	int r;
+
+	if (!tree->shared)
+		tree->shared = calloc(1, sizeof(*tree->shared));
+	if (!tree->shared)
+		return error_set_errno(error, -ENOMEM, "cannot keep shared memory objects");
+	r = message->memfd ? make_memfd(message, &object.fd, error) : make_anonymous(message, &object.fd, error);
+	if (r < 0)
+		return r;
+	if (array_append(&tree->shared->objects, object) < 0) {
+		close(object.fd);
+		return error_set_errno(error, -ENOMEM, "cannot keep shared memory objects");
+	}
+	*ret = &tree->shared->objects.items[tree->shared->objects.count - 1];
+	return 0;
+}
+
+/* Size, owner and mode of a memfd may change from round to round. */
+static int shared_update(struct shared_object *object, const SharedMemory *message, struct error *error)
+{
+	object->seals = message->seals;
+	if (!object->memfd)
+		return 0;
+	if (ftruncate(object->fd, (off_t)message->size) < 0)
+		return error_set_errno(error, -errno, "cannot give the memfd '%s' its size", message->name);
+	if (fchown(object->fd, message->uid, message->gid) < 0 || fchmod(object->fd, message->mode) < 0)
+		return error_set_errno(error, -errno, "cannot give the memfd '%s' its owner", message->name);
+	return 0;
+}
+
+int restore_shared_prepare(struct restore_tree *tree, const struct image_set *images, struct error *error)
+{
+	const struct image_record *record;
+	size_t cursor = 0;
+
+	while ((record = image_set_next(images, IMAGE_SHARED_MEMORY, IMAGE_ANY, &cursor))) {
+		_cleanup_message_ SharedMemory *message = NULL;
+		struct shared_object *object;
+		int r = image_unpack(record, shared_memory, &message, error);
+
+		if (r < 0)
+			return r;
+		object = shared_find(tree, message->id);
+		if (!object)
+			r = shared_make(tree, message, &object, error);
+		if (r == 0)
+			r = shared_update(object, message, error);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+int restore_shared_finish(struct restore_tree *tree, struct error *error)
+{
+	if (!tree->shared)
+		return 0;
+	array_for_each(object, &tree->shared->objects)
+		if (object->seals && fcntl(object->fd, F_ADD_SEALS, object->seals) < 0)
+			return error_set_errno(error, -errno, "cannot seal a memfd (seals %#x)", object->seals);
+	return 0;
+}
+
+static int shared_get(struct restore_tree *tree, uint32_t id, struct shared_object **ret, struct error *error)
+{
+	*ret = shared_find(tree, id);
+	return *ret ? 0 : error_set(error, -ENOENT, "there is no shared memory object %u", id);
+}
+
+int restore_shared_open(struct restore_tree *tree, uint32_t id, int flags, int *ret_fd, struct error *error)
+{
+	struct shared_object *object;
+	char path[64];
+	int fd, r;
+
+	r = shared_get(tree, id, &object, error);
+	if (r < 0)
+		return r;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", object->fd);
+	fd = open(path, flags | O_CLOEXEC);
+	if (fd < 0)
+		return error_set_errno(error, -errno, "cannot open shared memory object %u", id);
+	*ret_fd = fd;
+	return 0;
+}
+
+int restore_shared_write(struct restore_tree *tree, uint32_t id, uint64_t offset, const void *data, size_t size,
+			 struct error *error)
+{
+	struct shared_object *object;
+	int r;
+
+	r = shared_get(tree, id, &object, error);
+	if (r < 0)
+		return r;
+	r = fdio_pwrite(object->fd, data, size, offset);
+	return r < 0 ? error_set_errno(error, r, "cannot write shared memory object %u", id) : 0;
+}
+
+int restore_shared_drop(struct restore_tree *tree, uint32_t id, const struct restore_range *ranges, size_t count,
+			struct error *error)
+{
+	struct shared_object *object;
+	int r;
+
+	r = shared_get(tree, id, &object, error);
+	for (size_t i = 0; r == 0 && i < count; i++)
+		if (fallocate(object->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)ranges[i].start,
+			      (off_t)ranges[i].size) < 0)
+			r = error_set_errno(error, -errno, "cannot drop pages of shared memory object %u", id);
+	return r;
+}
+
+void restore_shared_free(struct restore_shared *shared)
+{
+	if (!shared)
+		return;
+	array_for_each(object, &shared->objects)
+		close(object->fd);
+	array_deinit(&shared->objects);
+	free(shared);
+}

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""kill -9 of either side and a cut link, before the commit and in post-copy: never two, never none, never a wrong byte."""
+import signal
+import time
+
+import pytest
+from hosts import wait_until
+from pagestream import migrate, send, send_start
+from snapshot import diff_settled, snapshot
+
+
+def in_precopy(job):
+    """A limited link makes the first round last; it has begun when the journal has an entry."""
+    wait_until(lambda: list(job.state_dir.glob("sessions/*.journal")), 20, "the session has begun")
+    time.sleep(0.3)
+
+
+def start_slow(a, net, page_server, start_victim):
+    victim = start_victim(a, "pages", ["48", "1", "500"])
+    before = snapshot(a, victim.pid)
+    net.limit("80mbit")
+    job = send_start(a, page_server, victim.pid, mode="precopy")
+    in_precopy(job)
+    assert job.status is None, job.text()
+    return victim, before, job
+
+
+def runs_on(a, b, victim, before):
+    assert not b.alive(victim.pid)
+    assert not diff_settled(before, a, victim.pid, seconds=15)
+    victim.check(a)
+
+
+@pytest.mark.parametrize("how", ["kill -9 migrate", "kill -9 pageserver", "ctrl-c", "drop", "down"])
+def test_before_commit(two_hosts, page_server, start_victim, how):
+    a, b, net = two_hosts
+    victim, before, job = start_slow(a, net, page_server, start_victim)
+    if how == "kill -9 migrate":
+        job.kill(signal.SIGKILL)
+    elif how == "kill -9 pageserver":
+        page_server.kill()
+    elif how == "ctrl-c":
+        job.kill(signal.SIGINT)
+    else:
+        net.cut(how)
+    job.wait(60)
+    if how != "kill -9 migrate":
+        assert job.status == 1, job.text()
+    wait_until(lambda: not b.alive(victim.pid), 90, "the target has discarded its copy")
+    runs_on(a, b, victim, before)
+
+
+@pytest.mark.parametrize("how", ["drop", "down"])
+def test_link_cut_in_postcopy(two_hosts, page_server, start_victim, how):
+    a, b, net = two_hosts
+    victim = start_victim(a, "pages", ["48", "1", "500"])
+    net.limit("80mbit")
+    job = send_start(a, page_server, victim.pid, mode="postcopy")
+    wait_until(lambda: b.alive(victim.pid) and "running" in
+               migrate(a, "status", state_dir=job.state_dir).stdout, 30, "it runs on the target")
+    net.cut(how)
+    time.sleep(1)
+    net.restore()
+    net.limit("1gbit")
+    job.wait(120)
+    assert job.status == 0, job.text()
+    assert not a.alive(victim.pid)
+    victim.check(b)
+
+
+def test_sender_killed_in_postcopy_and_resolved(two_hosts, page_server, start_victim):
+    a, b, net = two_hosts
+    victim = start_victim(a, "pages", ["48", "1", "500"])
+    net.limit("80mbit")
+    job = send_start(a, page_server, victim.pid, mode="postcopy")
+    wait_until(lambda: b.alive(victim.pid) and "running" in
+               migrate(a, "status", state_dir=job.state_dir).stdout, 30, "it runs on the target")
+    job.kill(signal.SIGKILL)
+    job.process.wait(20)
+    net.limit("1gbit")
+    session = migrate(a, "status", state_dir=job.state_dir).stdout.split()[0]
+    result = migrate(a, "resolve", session, state_dir=job.state_dir, seconds=120)
+    assert result.returncode == 0, result.stdout + result.stderr
+    wait_until(lambda: not a.alive(victim.pid), 20, "the source's copy is ended")
+    victim.check(b)

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One victim for each kind of state: moved to the other host and back, checking itself after each move."""
+import pytest
+from pagestream import PageServer, send
+
+VICTIMS = [
+    "mem-anon", "mem-file", "mem-stack", "mem-heap", "mem-guard", "mem-shared", "mem-cow:8", "vdso",
+    "threads:4", "threads:64", "amx", "syscalls", "signals", "robust",
+    "timers", "creds", "procattr",
+    "files", "deleted", "pipes", "fifo", "eventfd", "epoll", "timerfd", "signalfd", "inotify", "unixpair",
+    "listen-tcp", "listen-unix", "udp", "tree",
+]
+PRIVATE = {"fifo", "listen-unix"}  # have an object in the file system that each host needs for itself
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "postcopy"])
+@pytest.mark.parametrize("kind", VICTIMS)
+def test_state(two_hosts, keys, start_victim, kind, mode):
+    a, b, _ = two_hosts
+    name, *args = kind.split(":")
+    with PageServer(a, keys) as on_a, PageServer(b, keys) as on_b:
+        victim = start_victim(a, name, *([args] if args else []), private=name in PRIVATE)
+        victim.check(a)
+        for source, target, server in ((a, b, on_b), (b, a, on_a)):
+            if name in PRIVATE:
+                victim.prepare(target)
+            result = send(source, server, victim.pid, mode=mode)
+            assert result.status == 0, result.text() + victim.log()
+            victim.host = target
+            victim.check(target)

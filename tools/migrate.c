@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The migrate command: a table of subcommands, each parses its options and calls src/migrate once. */
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "image/journal.h"
+#include "migrate-summary.h"
+#include "migrate/send.h"
+#include "transport/keys.h"
+#include "transport/tls.h"
+#include "transport/wire.h"
+#include "util/array.h"
+#include "util/clock.h"
+#include "util/parse.h"
+
+#define DOWNTIME_LIMIT_MS_DEFAULT 10
+
+enum {
+	OPT_TO = 256, OPT_TLS_DIR, OPT_STATE_DIR, OPT_MODE, OPT_DOWNTIME, OPT_BANDWIDTH, OPT_STREAMS, OPT_HOOK, OPT_TCP_CLOSE,
+	OPT_DRY_RUN, OPT_JSON, OPT_DIR, OPT_NAME, OPT_CLIENT, OPT_THAW, OPT_KILL,
+};
+
+static int fail_usage(const struct log *log, const struct error *error)
+{
+	log_error(log, "%s; see migrate --help", error->message);
+	return MIGRATE_USAGE;
+}
+
+static int report(const struct log *log, const struct error *error, int r)
+{
+	if (r < 0)
+		log_error(log, "%s", error_text(error, r));
+	return r < 0 ? 1 : 0;
+}
+
+/* ---- send */
+
+static int parse_mode(const char *text, enum migrate_mode *ret, struct error *error)
+{
+	if (strcmp(text, "hybrid") == 0)
+		*ret = MIGRATE_HYBRID;
+	else if (strcmp(text, "precopy") == 0)
+		*ret = MIGRATE_PRECOPY;
+	else if (strcmp(text, "postcopy") == 0)
+		*ret = MIGRATE_POSTCOPY;
+	else
+		return error_set(error, -EINVAL, "--mode: '%s' is not hybrid, precopy or postcopy", text);
+	return 0;
+}
+
+static int send_option(int option, struct migrate_options *options, struct error *error)
+{
+	uint64_t number = 0;
+	int r = 0;
+
+	switch (option) {
+	case OPT_TO: options->to = optarg; break;
+	case OPT_TLS_DIR: options->tls_dir = optarg; break;
+	case OPT_STATE_DIR: options->state_dir = optarg; break;
+	case OPT_HOOK: options->hook = optarg; break;
+	case OPT_MODE: r = parse_mode(optarg, &options->mode, error); break;
+	case OPT_DOWNTIME:
+		r = parse_uint(optarg, 3600000, "--downtime-limit", &number, error);
+		options->downtime_limit_ns = number * (uint64_t)CLOCK_MS;
+		break;
+	case OPT_BANDWIDTH: r = parse_size(optarg, "--max-bandwidth", &options->max_bandwidth, error); break;
+	case OPT_STREAMS:
+		r = parse_uint(optarg, WIRE_BULK_MAX, "--streams", &number, error);
+		if (r == 0 && number == 0)
+			r = error_set(error, -EINVAL, "--streams: at least one stream is needed");
+		options->streams = (uint32_t)number;
+		break;
+	case OPT_TCP_CLOSE: options->tcp_close = true; break;
+	case OPT_DRY_RUN: options->dry_run = true; break;
+	case OPT_JSON: options->json = true; break;
+	default: r = error_set(error, -EINVAL, "bad option"); break;
+	}
+	return r;
+}
+
+static int parse_send(int argc, char **argv, struct migrate_options *options, struct log *log, struct error *error)
+{
+	static const struct option table[] = {
+		{ "to", required_argument, NULL, OPT_TO },
+		{ "tls-dir", required_argument, NULL, OPT_TLS_DIR },
+		{ "state-dir", required_argument, NULL, OPT_STATE_DIR },
+		{ "mode", required_argument, NULL, OPT_MODE },
+		{ "downtime-limit", required_argument, NULL, OPT_DOWNTIME },
+		{ "max-bandwidth", required_argument, NULL, OPT_BANDWIDTH },
+		{ "streams", required_argument, NULL, OPT_STREAMS },
+		{ "hook", required_argument, NULL, OPT_HOOK },
+		{ "tcp-close", no_argument, NULL, OPT_TCP_CLOSE },
+		{ "dry-run", no_argument, NULL, OPT_DRY_RUN },
+		{ "json", no_argument, NULL, OPT_JSON },
+		{ "verbose", no_argument, NULL, 'v' },
+		{ NULL, 0, NULL, 0 },
+	};
+	int option, r = 0;
+
+	while (r == 0 && (option = getopt_long(argc, argv, "v", table, NULL)) != -1) {
+		if (option == 'v') {
+			log->level = LOG_DEBUG;
+			log->timestamps = true;
+		} else {
+			r = send_option(option, options, error);
+		}
+	}
+	if (r == 0 && !options->to)
+		r = error_set(error, -EINVAL, "send needs --to HOST:PORT");
+	if (r == 0 && optind != argc - 1)
+		r = error_set(error, -EINVAL, "send needs one PID");
+	return r < 0 ? r : parse_pid(argv[optind], &options->pid, error);
+}
+
+static int run_send(int argc, char **argv, struct log *log)
+{
+	struct migrate_options options = {
+		.tls_dir = TLS_DIR_DEFAULT,
+		.state_dir = JOURNAL_STATE_DIR_DEFAULT,
+		.downtime_limit_ns = DOWNTIME_LIMIT_MS_DEFAULT * (uint64_t)CLOCK_MS,
+		.streams = 1,
+	};
+	struct migrate_summary summary;
+	struct error error = ERROR_INIT;
+	sigset_t stop;
+	int outcome;
+
+	if (parse_send(argc, argv, &options, log, &error) < 0)
+		return fail_usage(log, &error);
+	sigemptyset(&stop);
+	sigaddset(&stop, SIGINT);
+	sigaddset(&stop, SIGTERM);
+	sigaddset(&stop, SIGHUP);
+	sigprocmask(SIG_BLOCK, &stop, NULL);
+	options.cancel_fd = signalfd(-1, &stop, SFD_CLOEXEC | SFD_NONBLOCK);
+	outcome = migrate_send(&options, log, &summary, &error);
+	close(options.cancel_fd);
+	if (outcome != MIGRATE_MOVED)
+		log_error(log, "%s%s", error.message,
+			  outcome == MIGRATE_NOT_MOVED ? "; nothing was moved, PID runs on here" : "");
+	if (options.json)
+		summary_print_json(&options, &summary, outcome, outcome == MIGRATE_MOVED ? NULL : error.message);
+	else if (outcome == MIGRATE_MOVED && options.dry_run)
+		printf("PID %d can be moved to %s\n", options.pid, options.to);
+	else if (outcome == MIGRATE_MOVED)
+		summary_print(&options, &summary);
+	return outcome;
+}
+
+/* ---- keys */
+
+static int run_keys(int argc, char **argv, struct log *log)
+{
+	static const struct option table[] = {
+		{ "dir", required_argument, NULL, OPT_DIR },
+		{ "name", required_argument, NULL, OPT_NAME },
+		{ "client", required_argument, NULL, OPT_CLIENT },
+		{ NULL, 0, NULL, 0 },
+	};
+	ARRAY(const char *) names = { 0 };
+	struct keys_options options = { 0 };
+	struct error error = ERROR_INIT;
+	const char *dir = NULL;
+	int option, r = 0;
+
+	while (r == 0 && (option = getopt_long(argc, argv, "", table, NULL)) != -1) {
+		switch (option) {
+		case OPT_DIR: dir = optarg; break;
+		case OPT_NAME: r = array_append(&names, (const char *)optarg); break;
+		case OPT_CLIENT: options.client = optarg; break;
+		default: r = error_set(&error, -EINVAL, "bad option"); break;
+		}
+	}
+	if (r == 0 && (!dir || optind != argc))
+		r = error_set(&error, -EINVAL, "keys needs --dir DIR, and nothing but options");
+	if (r < 0) {
+		array_deinit(&names);
+		return fail_usage(log, &error);
+	}
+	options.names = names.items;
+	options.name_count = names.count;
+	r = keys_generate(dir, &options, &error);
+	array_deinit(&names);
+	return report(log, &error, r);
+}
+
+/* ---- status, cancel, resolve */
+
+static int run_session(int argc, char **argv, struct log *log)
+{
+	static const struct option table[] = {
+		{ "state-dir", required_argument, NULL, OPT_STATE_DIR },
+		{ "json", no_argument, NULL, OPT_JSON },
+		{ "thaw", no_argument, NULL, OPT_THAW },
+		{ "kill", no_argument, NULL, OPT_KILL },
+		{ "verbose", no_argument, NULL, 'v' },
+		{ NULL, 0, NULL, 0 },
+	};
+	const char *state_dir = JOURNAL_STATE_DIR_DEFAULT, *verb = argv[0], *session;
+	enum migrate_decision decision = MIGRATE_ASK;
+	struct error error = ERROR_INIT;
+	bool json = false;
+	int option, r = 0;
+
+	while (r == 0 && (option = getopt_long(argc, argv, "v", table, NULL)) != -1) {
+		switch (option) {
+		case OPT_STATE_DIR: state_dir = optarg; break;
+		case OPT_JSON: json = true; break;
+		case OPT_THAW: decision = MIGRATE_THAW; break;
+		case OPT_KILL: decision = MIGRATE_KILL; break;
+		case 'v': log->level = LOG_DEBUG; break;
+		default: r = error_set(&error, -EINVAL, "bad option"); break;
+		}
+	}
+	session = optind < argc ? argv[optind] : NULL;
+	if (r == 0 && (optind < argc - 1 || (!session && strcmp(verb, "status") != 0)))
+		r = error_set(&error, -EINVAL, "%s needs one SESSION; migrate status lists them", verb);
+	if (r < 0)
+		return fail_usage(log, &error);
+	if (strcmp(verb, "status") == 0)
+		r = migrate_status(state_dir, session, json, &error);
+	else if (strcmp(verb, "cancel") == 0)
+		r = migrate_cancel(state_dir, session, &error);
+	else
+		r = migrate_resolve(session, decision, state_dir, log, &error);
+	return report(log, &error, r);
+}
+
+static const struct {
+	const char *name;
+	int (*run)(int argc, char **argv, struct log *log);
+	const char *usage;
+} commands[] = {
+	{ "send", run_send,
+	  "send --to HOST:PORT [--tls-dir DIR] [--state-dir DIR] [--mode hybrid|precopy|postcopy]\n"
+	  "               [--downtime-limit MS] [--max-bandwidth RATE] [--streams N] [--hook PROGRAM]\n"
+	  "               [--tcp-close] [--dry-run] [--json] [-v] PID" },
+	{ "keys", run_keys, "keys --dir DIR [--name HOST]... [--client NAME]" },
+	{ "status", run_session, "status [--state-dir DIR] [--json] [SESSION]" },
+	{ "cancel", run_session, "cancel [--state-dir DIR] SESSION" },
+	{ "resolve", run_session, "resolve [--state-dir DIR] SESSION [--thaw|--kill]" },
+};
+
+static int print_help(FILE *file)
+{
+	fprintf(file, "migrate moves a running process tree to another host.\n\n");
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+		fprintf(file, "  migrate %s\n", commands[i].usage);
+	fprintf(file, "\nExit status: 0 moved; 1 not moved, the source runs on; 2 usage; 3 in doubt, see migrate resolve.\n");
+	return file == stdout ? 0 : MIGRATE_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+	struct log log = { .level = LOG_INFO, .fd = STDERR_FILENO, .name = "migrate" };
+
+	signal(SIGPIPE, SIG_IGN);
+	if (argc < 2)
+		return print_help(stderr);
+	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0)
+		return print_help(stdout);
+	if (strcmp(argv[1], "--version") == 0)
+		return printf("migrate %s\n", PAGESTREAM_VERSION) < 0;
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+		if (strcmp(argv[1], commands[i].name) == 0)
+			return commands[i].run(argc - 1, argv + 1, &log);
+	log_error(&log, "there is no command '%s'; see migrate --help", argv[1]);
+	return MIGRATE_USAGE;
+}
