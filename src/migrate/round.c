@@ -112,6 +112,7 @@ static int send_rejected(struct source *source, struct error *error)
 	return r;
 }
 
+/* With `estimate` NULL no pages are sent: the target only builds the processes ahead. */
 static int one_round(struct source *source, unsigned depth, struct estimate *estimate, struct error *error)
 {
 	struct source_jobs jobs = { 0 };
@@ -120,10 +121,10 @@ static int one_round(struct source *source, unsigned depth, struct estimate *est
 	int r;
 
 	source->round++;
-	source->summary->rounds++;
+	source->summary->rounds += estimate != NULL;
 	r = lay_out(source, depth, error);
 	began = clock_now_ns();
-	if (r == 0)
+	if (r == 0 && estimate)
 		r = memory_scan(source, depth, false, &jobs, NULL, error);
 	end.round = source->round;
 	if (r == 0)
@@ -134,7 +135,7 @@ static int one_round(struct source *source, unsigned depth, struct estimate *est
 		r = wire_send(source->control, WIRE_ROUND_END, &end.base, CLOCK_FOREVER, error);
 	if (r == 0)
 		r = send_rejected(source, error);
-	if (r == 0)
+	if (r == 0 && estimate)
 		estimate_round(estimate, jobs.pages, clock_now_ns() - began);
 	log_debug(source->log, "round %u: %llu pages in %.1f ms", source->round, (unsigned long long)jobs.pages,
 		  (double)(clock_now_ns() - began) / 1e6);
@@ -159,12 +160,9 @@ int round_precopy(struct source *source, struct error *error)
 	unsigned depth = 0;
 	int r;
 
+	if (source->options->mode == MIGRATE_POSTCOPY)
+		return one_round(source, UINT32_MAX, NULL, error);
 	/* A level of the tree a round at first, so that children are made from parents that have their pages. */
-	if (source->options->mode == MIGRATE_POSTCOPY) {
-		source->round++;
-		r = lay_out(source, UINT32_MAX, error);
-		return r;
-	}
 	do {
 		r = one_round(source, depth, &estimate, error);
 		depth++;

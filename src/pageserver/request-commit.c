@@ -83,10 +83,10 @@ int request_commit(struct session *session, const struct buffer *payload, struct
 	if (r < 0)
 		return r;
 	session_set_phase(session, PHASE_RUNNING, NULL);
-	/* The tree runs whatever this says; a restart finds it running all the same. */
+	r = session_send(session, WIRE_RUNNING, NULL, error);
+	/* After the answer, which the downtime waits for: a restart finds a thawed tree running, whatever this says. */
 	if (session_journal(session, JOURNAL_RUNNING, &local) < 0)
 		log_error(session->log, "session %s: %s", session->text, local.message);
-	r = session_send(session, WIRE_RUNNING, NULL, error);
 	log_info(session->log, "session %s: PID %d of %s runs here, %llu pages are to come", session->text,
 		 session->processes[0].pid, session->peer, (unsigned long long)session->missing);
 	tidy(session);

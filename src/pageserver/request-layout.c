@@ -4,6 +4,7 @@
  * beginning, as moving a process costs milliseconds; clones of a shell are born into it.
  */
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -47,8 +48,9 @@ static int freezer_fill(struct session *session, struct error *error)
 	return r;
 }
 
-static int layout(struct session *session, struct error *error)
+static int layout(struct session *session, unsigned depth, struct error *error)
 {
+	int64_t begin = clock_now_ns();
 	int r = 0;
 
 	pthread_rwlock_wrlock(&session->tree_lock);
@@ -61,11 +63,14 @@ static int layout(struct session *session, struct error *error)
 	}
 	if (r == 0) {
 		session->tree->deadline = clock_deadline(SESSION_WORK);
+		session->tree->depth = depth;
 		r = restore_tree_layout(session->tree, session->images, error);
 	}
 	if (r == 0)
 		r = freezer_fill(session, error);
 	pthread_rwlock_unlock(&session->tree_lock);
+	log_debug(session->log, "session %s: layout %u in %lld us", session->text, session->round,
+		  (long long)((clock_now_ns() - begin) / 1000));
 	return r;
 }
 
@@ -89,7 +94,7 @@ int request_layout(struct session *session, const struct buffer *payload, struct
 	session->incoming = NULL;
 	r = image_set_new(&session->incoming);
 	if (r == 0)
-		r = layout(session, error);
+		r = layout(session, message->has_depth ? message->depth : UINT_MAX, error);
 	if (r == 0)
 		r = session_set_phase(session, PHASE_LAID_OUT, error);
 	answer.round = session->round;

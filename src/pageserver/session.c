@@ -33,10 +33,13 @@ static int request_abort(struct session *session, const struct buffer *payload, 
 	return error_set(error, -ECANCELED, "the source gives up");
 }
 
+/* A round may have no pages: then the next layout follows at once. */
+#define BETWEEN_PAGES (PHASE_BIT(PHASE_CHECKED) | PHASE_BIT(PHASE_LAID_OUT) | PHASE_BIT(PHASE_ROUND))
+
 static const struct request requests[] = {
-	{ WIRE_IMAGE, PHASE_BIT(PHASE_NEW) | PHASE_BIT(PHASE_CHECKED) | PHASE_BIT(PHASE_ROUND), request_image },
+	{ WIRE_IMAGE, PHASE_BIT(PHASE_NEW) | BETWEEN_PAGES, request_image },
 	{ WIRE_PREFLIGHT, PHASE_BIT(PHASE_NEW), request_preflight },
-	{ WIRE_LAYOUT, PHASE_BIT(PHASE_CHECKED) | PHASE_BIT(PHASE_ROUND), request_layout },
+	{ WIRE_LAYOUT, BETWEEN_PAGES, request_layout },
 	{ WIRE_DROP, PHASE_BIT(PHASE_LAID_OUT) | PHASE_BIT(PHASE_ROUND), request_drop },
 	{ WIRE_ROUND_END, PHASE_BIT(PHASE_LAID_OUT) | PHASE_BIT(PHASE_ROUND), request_round_end },
 	{ WIRE_PREPARE, PHASE_BIT(PHASE_ROUND), request_prepare },

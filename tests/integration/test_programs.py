@@ -24,6 +24,7 @@ def hand(store, host):
 def test_store_under_load(two_hosts, page_server, store, mode):
     a, b, _ = two_hosts
     with store(a, mib=48) as server:
+        server.load()
         with server.writer() as writer:
             writer.wait_progress()
             facts = moved(send(a, page_server, server.pid, mode=mode, tcp_close=True))
@@ -40,6 +41,7 @@ def test_store_under_load(two_hosts, page_server, store, mode):
 def test_redis_digest(two_hosts, page_server, mode):
     a, b, _ = two_hosts
     with Redis(a, mib=32) as server:
+        server.load()
         before = server.digest()
         moved(send(a, page_server, server.pid, mode=mode, tcp_close=True))
         hand(server, b)
