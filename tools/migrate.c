@@ -101,6 +101,7 @@ static int parse_send(int argc, char **argv, struct migrate_options *options, st
 		{ "verbose", no_argument, NULL, 'v' },
 		{ NULL, 0, NULL, 0 },
 	};
+	struct parse_address address;
 	int option, r = 0;
 
 	while (r == 0 && (option = getopt_long(argc, argv, "v", table, NULL)) != -1) {
@@ -115,6 +116,8 @@ static int parse_send(int argc, char **argv, struct migrate_options *options, st
 		r = error_set(error, -EINVAL, "send needs --to HOST:PORT");
 	if (r == 0 && optind != argc - 1)
 		r = error_set(error, -EINVAL, "send needs one PID");
+	if (r == 0)
+		r = parse_host_port(options->to, 0, &address, error);
 	return r < 0 ? r : parse_pid(argv[optind], &options->pid, error);
 }
 
@@ -143,7 +146,7 @@ static int run_send(int argc, char **argv, struct log *log)
 	close(options.cancel_fd);
 	if (outcome != MIGRATE_MOVED)
 		log_error(log, "%s%s", error.message,
-			  outcome == MIGRATE_NOT_MOVED ? "; nothing was moved, PID runs on here" : "");
+			  outcome == MIGRATE_NOT_MOVED ? "; nothing was moved" : "");
 	if (options.json)
 		summary_print_json(&options, &summary, outcome, outcome == MIGRATE_MOVED ? NULL : error.message);
 	else if (outcome == MIGRATE_MOVED && options.dry_run)

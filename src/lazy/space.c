@@ -126,7 +126,7 @@ int lazy_space_new(pid_t source_pid, const struct lazy_extent *extents, size_t c
 		   struct lazy_space **ret)
 {
 	_cleanup_fd_ int map_fd = -1;
-	struct lazy_space *space;
+	struct lazy_space *space = NULL;
 	size_t size;
 	int r = make_map(extents, count, &map_fd, &size);
 

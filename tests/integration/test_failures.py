@@ -16,7 +16,7 @@ def in_precopy(job):
 
 
 def start_slow(a, net, page_server, start_victim):
-    victim = start_victim(a, "pages", ["48", "1", "500"])
+    victim = start_victim(a, "pages", "48", "1", "500")
     before = snapshot(a, victim.pid)
     net.limit("80mbit")
     job = send_start(a, page_server, victim.pid, mode="precopy")
@@ -53,7 +53,7 @@ def test_before_commit(two_hosts, page_server, start_victim, how):
 @pytest.mark.parametrize("how", ["drop", "down"])
 def test_link_cut_in_postcopy(two_hosts, page_server, start_victim, how):
     a, b, net = two_hosts
-    victim = start_victim(a, "pages", ["48", "1", "500"])
+    victim = start_victim(a, "pages", "48", "1", "500")
     net.limit("80mbit")
     job = send_start(a, page_server, victim.pid, mode="postcopy")
     wait_until(lambda: b.alive(victim.pid) and "running" in
@@ -70,7 +70,7 @@ def test_link_cut_in_postcopy(two_hosts, page_server, start_victim, how):
 
 def test_sender_killed_in_postcopy_and_resolved(two_hosts, page_server, start_victim):
     a, b, net = two_hosts
-    victim = start_victim(a, "pages", ["48", "1", "500"])
+    victim = start_victim(a, "pages", "48", "1", "500")
     net.limit("80mbit")
     job = send_start(a, page_server, victim.pid, mode="postcopy")
     wait_until(lambda: b.alive(victim.pid) and "running" in

@@ -10,7 +10,7 @@ MOVES = 20
 def test_no_wrong_page(two_hosts, keys, start_victim, mode):
     a, b, _ = two_hosts
     with PageServer(a, keys) as on_a, PageServer(b, keys) as on_b:
-        victim = start_victim(a, "pages", ["24", "2", "4000"])
+        victim = start_victim(a, "pages", "24", "2", "4000")
         places = [(a, b, on_b), (b, a, on_a)]
         for number in range(MOVES):
             source, target, server = places[number % 2]

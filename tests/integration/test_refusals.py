@@ -4,9 +4,10 @@ import os
 import pathlib
 import shutil
 import tempfile
+import time
 
 import pytest
-from pagestream import Keys, migrate, program, send
+from pagestream import Keys, migrate, send
 from snapshot import diff_settled, snapshot
 
 NOT_MOVED, USAGE = 1, 2
@@ -50,9 +51,8 @@ def test_traced_already(two_hosts, page_server, start_victim):
     if tracer is None:
         pytest.skip("needs strace")
     try:
-        import time
         deadline = time.monotonic() + 10
-        while "TracerPid:\t0" in a.proc(victim.pid, "status").read_text():
+        while "TracerPid:\t0" in (a.proc(victim.pid) / "status").read_text():
             assert time.monotonic() < deadline
             time.sleep(0.01)
         refused(send(a, page_server, victim.pid), "trace")
@@ -79,7 +79,7 @@ def test_tcp_connection_is_a_blocker(two_hosts, page_server):
 
 def test_dry_run_touches_nothing(two_hosts, page_server, start_victim):
     a = two_hosts[0]
-    victim = start_victim(a, "threads", ["4"])
+    victim = start_victim(a, "threads", "4")
     before = snapshot(a, victim.pid)
     result = send(a, page_server, victim.pid, dry_run=True)
     assert result.status == 0, result.text()
@@ -105,7 +105,7 @@ def test_missing_certificate(two_hosts, page_server, start_victim):
     class Empty:
         dir = pathlib.Path(tempfile.mkdtemp(prefix="keys-"))
 
-    refused(send(a, page_server, victim.pid, keys=Empty), "client.pem" if False else "migrate keys")
+    refused(send(a, page_server, victim.pid, keys=Empty), "migrate keys")
     os.rmdir(Empty.dir)
     victim.check(a)
 
@@ -138,7 +138,6 @@ def test_plain_bytes(two_hosts, page_server, start_victim, data):
 def test_pid_taken(two_hosts, page_server, start_victim):
     a, b, _ = two_hosts
     victim = start_victim(a, "eventfd")
-    b.path("/proc/sys/kernel/ns_last_pid") if False else None
     other = b.run(["sh", "-c", f"echo {victim.pid - 1} > /proc/sys/kernel/ns_last_pid; sleep 60 >/dev/null 2>&1 & echo $!"],
                   check=True).stdout.strip()
     if other != str(victim.pid):
@@ -146,4 +145,3 @@ def test_pid_taken(two_hosts, page_server, start_victim):
     refused(send(a, page_server, victim.pid), str(victim.pid), "in use")
     b.kill(int(other), 9)
     victim.check(a)
-    assert program("migrate").exists()

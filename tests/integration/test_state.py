@@ -19,7 +19,7 @@ def test_state(two_hosts, keys, start_victim, kind, mode):
     a, b, _ = two_hosts
     name, *args = kind.split(":")
     with PageServer(a, keys) as on_a, PageServer(b, keys) as on_b:
-        victim = start_victim(a, name, *([args] if args else []), private=name in PRIVATE)
+        victim = start_victim(a, name, *args, private=name in PRIVATE)
         victim.check(a)
         for source, target, server in ((a, b, on_b), (b, a, on_a)):
             if name in PRIVATE:
