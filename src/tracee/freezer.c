@@ -138,6 +138,19 @@ static int make(struct freezer *freezer, const char *parent, const char *name)
 	return 0;
 }
 
+/* A process that is in the cgroup already: the parent is the one above. "." is the root. */
+static void step_out(char *path, const char *name)
+{
+	char *slash = strrchr(path, '/');
+
+	if (strcmp(slash ? slash + 1 : path, name) != 0)
+		return;
+	if (slash)
+		*slash = '\0';
+	else
+		strcpy(path, ".");
+}
+
 int freezer_new(const char *name, pid_t pid, struct freezer **ret, struct error *error)
 {
 	struct freezer *freezer = calloc(1, sizeof(*freezer));
@@ -153,6 +166,8 @@ int freezer_new(const char *name, pid_t pid, struct freezer **ret, struct error 
 		    : 0;
 	if (r == 0)
 		r = read_cgroup(pid, &freezer->parent, error);
+	if (r == 0)
+		step_out(freezer->parent, name);
 	if (r == 0 && make(freezer, freezer->parent, name) < 0) {
 		strcpy(freezer->parent, ".");
 		r = make(freezer, ".", name);

@@ -83,3 +83,64 @@ def test_sender_killed_in_postcopy_and_resolved(two_hosts, page_server, start_vi
     assert result.returncode == 0, result.stdout + result.stderr
     wait_until(lambda: not a.alive(victim.pid), 20, "the source's copy is ended")
     victim.check(b)
+
+
+HOLD = """#!/bin/sh
+[ "$1" = {event} ] || exit 0
+touch {dir}/reached
+while [ -e {dir}/hold ]; do sleep 0.01; done
+"""
+
+
+def hold_at(tmp_path, event):
+    """A hook that stops the migration at an event until the file "hold" goes."""
+    hook = tmp_path / "hook"
+    hook.write_text(HOLD.format(event=event, dir=tmp_path))
+    hook.chmod(0o755)
+    (tmp_path / "hold").touch()
+    return hook
+
+
+@pytest.mark.parametrize("who", ["migrate", "pageserver"])
+@pytest.mark.parametrize("event", ["pre-freeze", "post-freeze"])
+def test_killed_around_the_freeze(two_hosts, page_server, start_victim, tmp_path, event, who):
+    a, b, _ = two_hosts
+    victim = start_victim(a, "threads", "4")
+    before = snapshot(a, victim.pid)
+    job = send_start(a, page_server, victim.pid, hook=hold_at(tmp_path, event))
+    wait_until((tmp_path / "reached").exists, 20, f"the hook has reached {event}")
+    (job.kill if who == "migrate" else page_server.kill)()
+    (tmp_path / "hold").unlink()
+    job.wait(60)
+    wait_until(lambda: not b.alive(victim.pid), 90, "the target has discarded its copy")
+    runs_on(a, b, victim, before)
+
+
+def test_sender_killed_right_after_the_commit(two_hosts, page_server, start_victim, tmp_path):
+    a, b, _ = two_hosts
+    victim = start_victim(a, "pages", "24", "1", "500")
+    job = send_start(a, page_server, victim.pid, mode="precopy", hook=hold_at(tmp_path, "resumed"))
+    wait_until((tmp_path / "reached").exists, 20, "the hook has reached resumed")
+    job.kill()
+    (tmp_path / "hold").unlink()
+    job.process.wait(20)
+    session = migrate(a, "status", state_dir=job.state_dir).stdout.split()[0]
+    victim.check(b)
+    result = migrate(a, "resolve", session, state_dir=job.state_dir)
+    assert result.returncode == 0, result.stdout + result.stderr
+    wait_until(lambda: not a.alive(victim.pid), 20, "the source's copy is ended")
+    victim.check(b)
+
+
+def test_hook_that_fails_rolls_back(two_hosts, page_server, start_victim, tmp_path):
+    a, b, _ = two_hosts
+    victim = start_victim(a, "threads", "4")
+    before = snapshot(a, victim.pid)
+    hook = tmp_path / "hook"
+    hook.write_text('#!/bin/sh\necho "$1" >> ' + f'{tmp_path}/events\n[ "$1" != post-freeze ]\n')
+    hook.chmod(0o755)
+    result = send(a, page_server, victim.pid, hook=hook)
+    assert result.status == 1 and "post-freeze" in result.stderr, result.text()
+    assert (tmp_path / "events").read_text().split() == ["pre-freeze", "post-freeze", "rolled-back"]
+    wait_until(lambda: not b.alive(victim.pid), 30, "the target has discarded its copy")
+    runs_on(a, b, victim, before)

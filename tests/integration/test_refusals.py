@@ -57,8 +57,10 @@ def test_traced_already(two_hosts, page_server, start_victim):
             time.sleep(0.01)
         refused(send(a, page_server, victim.pid), "trace")
     finally:
-        tracer.terminate()
-        tracer.wait()
+        tracing = [pid for pid in a.pids() if (a.proc(pid) / "comm").read_text().strip() == "strace"]
+        for pid in tracing:
+            a.kill(pid, 15)
+        tracer.wait(20)
     assert not diff_settled(before, a, victim.pid)
     victim.check(a)
 
