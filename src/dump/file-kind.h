@@ -136,7 +136,6 @@ struct dump_socket_reference {
 	struct image_socket_options *options; /* owned */
 };
 
-struct dump_locks;
 struct dump_pipes;
 struct dump_unix;
 struct dump_epolls;
@@ -155,7 +154,6 @@ struct dump_files {
 	ARRAY(struct dump_build_id) build_ids;		/* of programs and libraries */
 	ARRAY(struct dump_socket_reference) references; /* socket-options.c */
 	struct image_socket_options *options; /* of the socket at hand; owned, NULL at first */
-	struct dump_locks *locks;   /* file-lock.c, of this collection */
 	struct dump_pipes *pipes;   /* pipe.c, of this collection */
 	struct dump_unix *sockets;  /* unix-socket.c, of this collection */
 	struct dump_epolls *epolls; /* epoll.c, of this collection */
@@ -189,8 +187,7 @@ const char *dump_file_text(const struct dump_file *file);
 /* The value behind "name:" (and blanks) at the start of a line of it, or NULL. */
 const char *dump_file_info(const char *info, const char *name);
 
-/* file-lock.c: which files of this host are locked; the locks that go with a descriptor. */
-int dump_locks_read(struct dump_files *files, struct error *error);
+/* file-lock.c: the locks that go with a descriptor. */
 int dump_locks_collect(struct dump_context *ctx, const struct dump_file *file,
 		       struct dump_arena *arena, Descriptor *message);
 
@@ -235,7 +232,6 @@ int dump_socket_options(struct dump_context *ctx, int fd, int domain, int type, 
 void dump_socket_options_free(struct dump_files *files);
 
 /* Frees what the kinds keep for one collection. */
-void dump_locks_free(struct dump_locks *locks);
 void dump_pipes_free(struct dump_pipes *pipes);
 void dump_unix_free(struct dump_unix *sockets);
 void dump_epolls_free(struct dump_epolls *epolls);

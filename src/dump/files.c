@@ -77,7 +77,6 @@ static void forget_collection(struct dump_files *files)
 	array_clear(&files->open);
 	array_clear(&files->descriptors);
 	array_clear(&files->tables);
-	dump_locks_free(steal_ptr(&files->locks));
 	dump_pipes_free(steal_ptr(&files->pipes));
 	dump_unix_free(steal_ptr(&files->sockets));
 	dump_epolls_free(steal_ptr(&files->epolls));
@@ -386,7 +385,6 @@ int dump_files_collect(struct dump_context *ctx, struct error *error)
 	if (!files)
 		return error_set(error, -ENOMEM, "no memory for descriptors");
 	forget_collection(files);
-	r = dump_locks_read(files, error);
 	array_for_each (process, &ctx->processes) {
 		if (r < 0)
 			break;

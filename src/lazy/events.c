@@ -3,8 +3,8 @@
  * What a userfaultfd says. Read and put into the tables under the lock held for writing, so nobody puts a page by
  * tables that are older than the kernel's.
  *
- * The process goes on as soon as its event has been read. A fault queued before an event may be for a page that the event moved or
- * emptied: whoever waits in its range is woken, and faults anew if need be.
+ * The process goes on as soon as its event has been read. A fault queued before an event may be for a page that the
+ * event moved or emptied: whoever waits in its range is woken, and faults anew if need be.
  *
  * Failure modes: no memory for the tables of a fork's child: its missing pages become SIGBUS, never zeros. No memory
  * to follow an unmapping or move: an error, and the session has to end its processes (lazy_free()).

@@ -2,8 +2,8 @@
 /*
  * The fault thread: reads the userfaultfds, asks the source, puts in what comes.
  *
- * Happy path of a fault: poll, read (events.c notes who waits), one PAGE_REQUEST frame that names the page first and then
- * neighbours that are missing as well, a PAGES frame, UFFDIO_COPY, which wakes the thread. For a moment after each
+ * Happy path of a fault: poll, read (events.c notes who waits), one PAGE_REQUEST frame that names the page first and
+ * then neighbours that are missing as well, a PAGES frame, UFFDIO_COPY, which wakes the thread. For a moment after each
  * fault or answer the thread polls without sleeping, and lets others run in between, which makes dense faults cheap.
  *
  * Only this thread changes the list of spaces and their areas, so it may look at them without the lock.
@@ -220,7 +220,8 @@ static int read_frames(struct fault_loop *loop, struct error *error)
 			return 0;
 		if (r == -ENODATA) {
 			error_clear(error);
-			return error_set(error, -ECONNRESET, "the source has closed the stream while pages are missing");
+			return error_set(error, -ECONNRESET,
+					 "the source has closed the stream while pages are missing");
 		}
 		if (r == 0)
 			r = handle_frame(loop, error);

@@ -3,10 +3,11 @@
  * Pages into processes, the list of faults that wait, and how long they waited.
  *
  * A run of pages goes in slices; for each slice the lock is held for reading, all spaces of the source process are
- * looked up, and what they still miss is put in. Several threads may do so with the same pages: the kernel lets one win (EEXIST).
+ * looked up, and what they still miss is put in. Several threads may do so with the same pages: the kernel lets one win
+ * (EEXIST).
  *
- * When the kernel says EAGAIN, an event of that process waits to be read: the lock is let go so that the fault thread can
- * read it, and the slice is tried again; what is in already is skipped then, since its bits are clear.
+ * When the kernel says EAGAIN, an event of that process waits to be read: the lock is let go so that the fault thread
+ * can read it, and the slice is tried again; what is in already is skipped then, since its bits are clear.
  */
 #include <errno.h>
 #include <sched.h>

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Messages between a pageserver and its keeper, over a SOCK_SEQPACKET pair or connection: one packet a message, descriptors
- * with SCM_RIGHTS. Both sides apply what they receive to a struct lazy, so a keeper is one that only holds,
+ * Messages between a pageserver and its keeper, over a SOCK_SEQPACKET pair or connection: one packet a message,
+ * descriptors with SCM_RIGHTS. Both sides apply what they receive to a struct lazy, so a keeper is one that only holds,
  * and fetching is the same messages the other way round.
  *
  * The bits of what is missing are in memory that both map, so they need no message. Areas are sent after each change.
  *
- * Failure modes: a keeper that is gone (or takes nothing for some seconds): the link is closed, the work goes on without it. The
- * window that is left: a pageserver killed between the reading of an event and the message about it.
+ * Failure modes: a keeper that is gone (or takes nothing for some seconds): the link is closed, the work goes on
+ * without it. The window that is left: a pageserver killed between the reading of an event and the message about it.
  */
 #include <errno.h>
 #include <poll.h>
@@ -321,7 +321,7 @@ static int spawn(int listen_fd, int link_fd, const char *path, struct error *err
 	if (pid == 0) {
 		pid = fork();
 		if (pid != 0)
-			_exit(pid < 0);
+			_exit(pid < 0 ? 1 : 0);
 		lazy_keeper_main(listen_fd, link_fd, path);
 	}
 	while (waitpid(pid, &status, 0) < 0)

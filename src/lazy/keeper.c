@@ -3,9 +3,9 @@
  * The keeper: a process that holds userfaultfds, so that the end of a pageserver is not their last close.
  *
  * It reads no faults and no events while it holds: processes wait, until a new pageserver connects and fetches. It
- * ends when it is told that all is done, when the memory of all processes is gone, and at SIGTERM, before which it ends the
- * processes. It is a fork without exec: it closes all but its own descriptors and is not dumpable, since the memory that it was
- * forked with may hold keys.
+ * ends when it is told that all is done, when the memory of all processes is gone, and at SIGTERM, before which it ends
+ * the processes. It is a fork without exec: it closes all but its own descriptors and is not dumpable, since the memory
+ * that it was forked with may hold keys.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -26,10 +26,10 @@
 struct keeper {
 	struct lazy *lazy; /* what is held */
 	int listen_fd;
-	int link_fd;       /* -1: nobody serves */
+	int link_fd; /* -1: nobody serves */
 	int signal_fd;
-	const char *path;  /* of the socket */
-	bool used;         /* something has been held */
+	const char *path; /* of the socket */
+	bool used;        /* something has been held */
 };
 
 static int compare_fds(const void *a, const void *b)
@@ -156,8 +156,12 @@ void lazy_keeper_main(int listen_fd, int link_fd, const char *socket_path)
 			continue;
 		if (fds[0].revents)
 			told_to_end(&keeper);
-		if (fds[2].revents)
+		/* What a server that is gone has left unread comes before its successor. */
+		while (fds[2].revents && keeper.link_fd >= 0) {
 			read_link(&keeper);
+			if (!(fds[2].revents & POLLHUP))
+				break;
+		}
 		if (fds[1].revents)
 			accept_link(&keeper);
 		if (n == 0 && !anything_missing(&keeper))

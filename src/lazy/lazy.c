@@ -187,8 +187,7 @@ static int register_mappings(int fd, pid_t pid, const struct procfs_maps *maps, 
 				r = lazy_userfault_register(fd, map->start, map->end);
 				if (r < 0)
 					return error_set_errno(error, r, "PID %d: cannot wait for pages of 0x%lx-0x%lx",
-							       pid, (unsigned long)map->start,
-							       (unsigned long)map->end);
+							       pid, (unsigned long)map->start, (unsigned long)map->end);
 			}
 			stop = end < map->end ? end : map->end;
 			if (extents->count > 0) {

@@ -17,18 +17,19 @@
  *
  * From lazy_add() on, whoever reads a missing page waits until lazy_run_faults() runs, and so does the kernel on behalf
  * of the process, and whoever changes a registered mapping (munmap, mremap, MADV_DONTNEED, fork) waits until
- * lazy_run_faults() takes note. So what the rest of the restore touches (struct rseq of a thread that registers it, pages
- * of mlock(2) without MLOCK_ONFAULT) must not be missing, or lazy_run_faults() must run already: it may, from
+ * lazy_run_faults() takes note. So what the rest of the restore touches (struct rseq of a thread that registers it,
+ * pages of mlock(2) without MLOCK_ONFAULT) must not be missing, or lazy_run_faults() must run already: it may, from
  * lazy_add() on, in another thread.
  *
- * The last close of a userfaultfd makes missing pages read as zeros. So lazy_free() ends the processes first while anything
- * is missing (lazy_leave() leaves them to the keeper).
+ * The last close of a userfaultfd makes missing pages read as zeros. So lazy_free() ends the processes first while
+ * anything is missing (lazy_leave() leaves them to the keeper).
  *
  * Threads: lazy_install() and lazy_statistics() from any thread at any time between lazy_new() and lazy_free();
- * lazy_run_faults() in one thread at a time; lazy_add() and the keeper calls in one thread, not beside lazy_run_faults().
+ * lazy_run_faults() in one thread at a time; lazy_add() and the keeper calls in one thread, not beside
+ * lazy_run_faults().
  *
- * Relies on: userfaultfd with EVENT_FORK, EVENT_REMAP, EVENT_REMOVE, EVENT_UNMAP (4.11), pidfd_getfd (5.6); POISON (6.6)
- * where it is there. userfaultfd(2), ioctl_userfaultfd(2). Needs CAP_SYS_PTRACE.
+ * Relies on: userfaultfd with EVENT_FORK, EVENT_REMAP, EVENT_REMOVE, EVENT_UNMAP (4.11), pidfd_getfd (5.6); POISON
+ * (6.6) where it is there. userfaultfd(2), ioctl_userfaultfd(2). Needs CAP_SYS_PTRACE.
  */
 #pragma once
 
@@ -74,10 +75,10 @@ void lazy_free(struct lazy *lazy);
 void lazy_leave(struct lazy *lazy);
 
 /*
- * Called by the tracer of `shell` while it is stopped, its memory is laid out, and none of the `missing` pages is present.
- * `missing` may be in any order; runs may touch but not overlap. `maps` are the mappings of the shell (NULL: read here); those that hold missing
- * pages are registered as a whole. No descriptor stays in the shell. With count 0 it does nothing. Once for each shell.
- * -EINVAL: a missing page is in no mapping. Blocks until `deadline`.
+ * Called by the tracer of `shell` while it is stopped, its memory is laid out, and none of the `missing` pages is
+ * present. `missing` may be in any order; runs may touch but not overlap. `maps` are the mappings of the shell (NULL:
+ * read here); those that hold missing pages are registered as a whole. No descriptor stays in the shell. With count 0
+ * it does nothing. Once for each shell. -EINVAL: a missing page is in no mapping. Blocks until `deadline`.
  */
 int lazy_add(struct lazy *lazy, struct tracee_process *shell, const struct lazy_run *missing, size_t count,
 	     const struct procfs_maps *maps, int64_t deadline, struct error *error);
@@ -85,19 +86,20 @@ int lazy_add(struct lazy *lazy, struct tracee_process *shell, const struct lazy_
 /*
  * Puts pages into all processes that still miss them; ignores the rest (duplicates, pages nobody misses, unknown PIDs).
  * `data` is pages * 4096 bytes, or NULL: they are zero. Blocks while a process changes its memory map and
- * lazy_run_faults() has not taken note of it (forever if nobody runs it and the process runs), and for as long as the kernel
- * copies.
+ * lazy_run_faults() has not taken note of it (forever if nobody runs it and the process runs), and for as long as the
+ * kernel copies.
  */
 int lazy_install(struct lazy *lazy, pid_t source_pid, uint64_t source_address, const void *data, size_t pages,
 		 struct error *error);
 
 /*
  * The fault thread. With NULL for `urgent` it only follows what the processes do, answers what is zero and lets
- * lazy_install() work, until nothing is missing or it is cancelled: for the time until a broken stream is replaced. With a stream it sends WIRE_PAGE_REQUEST on `urgent`, takes WIRE_PAGES (data or zeros) from it, installs. Returns 0
- * when nothing is missing any more: then no process has a trace of it, and the keeper has ended. Returns an error when the
- * stream breaks or ends (-ECONNRESET, ...) or -ECANCELED when `cancel_fd` (-1: none; borrowed) becomes readable: faults wait, and it may be called again,
- * with another stream, on which everything that is waited for is asked for again. The stream stays the caller's. A page
- * number, kind or size that nobody may send is -EPROTO.
+ * lazy_install() work, until nothing is missing or it is cancelled: for the time until a broken stream is replaced.
+ * With a stream it sends WIRE_PAGE_REQUEST on `urgent`, takes WIRE_PAGES (data or zeros) from it, installs. Returns 0
+ * when nothing is missing any more: then no process has a trace of it, and the keeper has ended. Returns an error when
+ * the stream breaks or ends (-ECONNRESET, ...) or -ECANCELED when `cancel_fd` (-1: none; borrowed) becomes readable:
+ * faults wait, and it may be called again, with another stream, on which everything that is waited for is asked for
+ * again. The stream stays the caller's. A page number, kind or size that nobody may send is -EPROTO.
  */
 int lazy_run_faults(struct lazy *lazy, struct stream *urgent, int cancel_fd, struct error *error);
 
@@ -105,16 +107,15 @@ void lazy_statistics(struct lazy *lazy, struct lazy_statistics *ret);
 
 /*
  * Starts the keeper: a process of its own, child of init, that holds the userfaultfds and what is missing, and listens
- * at the UNIX socket `socket_path` (made here with mode 0600; removed by the keeper when it ends). Before the process runs, in any order with lazy_add(); it
- * takes some 2 ms, so early is better. It ends by itself
- * when nothing is missing any more or no process is left. SIGTERM: it kills the processes, then ends.
- * `ret_pid` may be NULL.
+ * at the UNIX socket `socket_path` (made here with mode 0600; removed by the keeper when it ends). Before the process
+ * runs, in any order with lazy_add(); it takes some 2 ms, so early is better. It ends by itself when nothing is missing
+ * any more or no process is left. SIGTERM: it kills the processes, then ends. `ret_pid` may be NULL.
  */
 int lazy_keeper_start(struct lazy *lazy, const char *socket_path, pid_t *ret_pid, struct error *error);
 
 /*
  * In a new pageserver: takes over from the keeper of one that is gone. Then call lazy_run_faults(). -ENOENT or
- * -ECONNREFUSED: no keeper is there, so no process that it held for can be there with pages missing, unless someone killed
- * the keeper with SIGKILL.
+ * -ECONNREFUSED: no keeper is there, so no process that it held for can be there with pages missing, unless someone
+ * killed the keeper with SIGKILL.
  */
 int lazy_keeper_fetch(const struct log *log, const char *socket_path, struct lazy **ret, struct error *error);

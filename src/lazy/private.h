@@ -4,13 +4,14 @@
  *
  * Model. A *space* is one address space of which pages may be missing: a userfaultfd, and two tables. `chunks` say for
  * ranges of source addresses which pages are missing, a bit each; they never move. `areas` say where in the running
- * process a range of source addresses lives now; mremap, munmap and the like change only them. A fork makes a new space with a
- * copy of both. The bits are in shared memory (a memfd), so that the keeper has them when this process is killed.
+ * process a range of source addresses lives now; mremap, munmap and the like change only them. A fork makes a new space
+ * with a copy of both. The bits are in shared memory (a memfd), so that the keeper has them when this process is
+ * killed.
  *
- * Locks. `lazy.lock` is a read-write lock: held for reading by who installs, from the look at the tables to the end of the ioctl;
- * held for writing by who reads a userfaultfd, from the read to the end of the bookkeeping. So no page is ever put where
- * it belonged before an event. While an event waits to be read the kernel refuses UFFDIO_COPY with EAGAIN.
- * `waiting_lock` is taken inside `lock`, and guards `waiting`.
+ * Locks. `lazy.lock` is a read-write lock: held for reading by who installs, from the look at the tables to the end of
+ * the ioctl; held for writing by who reads a userfaultfd, from the read to the end of the bookkeeping. So no page is
+ * ever put where it belonged before an event. While an event waits to be read the kernel refuses UFFDIO_COPY with
+ * EAGAIN. `waiting_lock` is taken inside `lock`, and guards `waiting`.
  */
 #pragma once
 
@@ -44,17 +45,17 @@ struct lazy_area {
 };
 
 struct lazy_space {
-	uint32_t id;                      /* names it to the keeper */
-	pid_t source_pid;                 /* whose pages they are */
-	pid_t pid;                        /* here; 0: a fork that has not been seen yet */
-	int uffd;                         /* owned; non-blocking */
-	int map_fd;                       /* owned: memfd with the chunks' table and bits */
-	void *map;                        /* the whole of it, owned */
-	size_t map_size;                  /* bytes */
-	ARRAY(struct lazy_chunk) chunks;  /* by source address, disjoint */
-	ARRAY(struct lazy_area) areas;    /* by target address, disjoint */
-	_Atomic uint64_t missing;         /* bits set */
-	atomic_bool gone;                 /* its memory is no more */
+	uint32_t id;                     /* names it to the keeper */
+	pid_t source_pid;                /* whose pages they are */
+	pid_t pid;                       /* here; 0: a fork that has not been seen yet */
+	int uffd;                        /* owned; non-blocking */
+	int map_fd;                      /* owned: memfd with the chunks' table and bits */
+	void *map;                       /* the whole of it, owned */
+	size_t map_size;                 /* bytes */
+	ARRAY(struct lazy_chunk) chunks; /* by source address, disjoint */
+	ARRAY(struct lazy_area) areas;   /* by target address, disjoint */
+	_Atomic uint64_t missing;        /* bits set */
+	atomic_bool gone;                /* its memory is no more */
 };
 
 /* A fault that waits for the source. */
@@ -74,22 +75,22 @@ struct lazy_victim {
 };
 
 struct lazy {
-	const struct log *log;                /* borrowed, may be NULL */
-	pthread_rwlock_t lock;                /* see above; prefers writers */
-	ARRAY(struct lazy_space *) spaces;    /* owned */
-	uint32_t next_id;                     /* for a new space */
-	uint64_t features;                    /* UFFD_FEATURE_* that are asked for */
-	int wake_fd;                          /* eventfd: a space may be complete; owned */
-	pthread_mutex_t waiting_lock;         /* guards waiting */
-	ARRAY(struct lazy_waiting) waiting;   /* faults that wait */
-	_Atomic size_t waiting_count;         /* waiting.count, to be seen without the lock */
-	ARRAY(struct lazy_victim) victims;    /* processes known so far; tracer's or fault thread */
-	bool walk_due;                        /* a fork was seen: look for its child */
-	int keeper_fd;                        /* link to the keeper, owned; -1: none */
-	_Atomic uint64_t installed;           /* pages */
-	_Atomic uint64_t faults;              /* that had to wait */
-	_Atomic uint64_t zero_filled;         /* faults */
-	_Atomic uint64_t longest_us;          /* latency */
+	const struct log *log;                      /* borrowed, may be NULL */
+	pthread_rwlock_t lock;                      /* see above; prefers writers */
+	ARRAY(struct lazy_space *) spaces;          /* owned */
+	uint32_t next_id;                           /* for a new space */
+	uint64_t features;                          /* UFFD_FEATURE_* that are asked for */
+	int wake_fd;                                /* eventfd: a space may be complete; owned */
+	pthread_mutex_t waiting_lock;               /* guards waiting */
+	ARRAY(struct lazy_waiting) waiting;         /* faults that wait */
+	_Atomic size_t waiting_count;               /* waiting.count, to be seen without the lock */
+	ARRAY(struct lazy_victim) victims;          /* processes known so far; tracer's or fault thread */
+	bool walk_due;                              /* a fork was seen: look for its child */
+	int keeper_fd;                              /* link to the keeper, owned; -1: none */
+	_Atomic uint64_t installed;                 /* pages */
+	_Atomic uint64_t faults;                    /* that had to wait */
+	_Atomic uint64_t zero_filled;               /* faults */
+	_Atomic uint64_t longest_us;                /* latency */
 	_Atomic uint64_t histogram[LAZY_HISTOGRAM]; /* of latencies, see install.c */
 };
 
@@ -133,8 +134,8 @@ int lazy_userfault_take(struct tracee_process *process, uint64_t features, int64
 			struct error *error);
 int lazy_userfault_register(int fd, uint64_t start, uint64_t end);
 /*
- * Pages copied (data NULL: zeros), at least 1; or -EEXIST (the first is there), -ENOENT (no mapping of this userfaultfd has all of them), -EAGAIN (an
- * event is to be read), -ESRCH (the memory is gone), or another errno.
+ * Pages copied (data NULL: zeros), at least 1; or -EEXIST (the first is there), -ENOENT (no mapping of this userfaultfd
+ * has all of them), -EAGAIN (an event is to be read), -ESRCH (the memory is gone), or another errno.
  */
 int64_t lazy_userfault_put(int fd, uint64_t target, const void *data, uint64_t pages);
 void lazy_userfault_wake(int fd, uint64_t start, uint64_t size);

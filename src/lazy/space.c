@@ -122,8 +122,7 @@ int lazy_space_open(pid_t source_pid, pid_t pid, int uffd, int map_fd, struct la
 	return 0;
 }
 
-int lazy_space_new(pid_t source_pid, const struct lazy_extent *extents, size_t count, int uffd,
-		   struct lazy_space **ret)
+int lazy_space_new(pid_t source_pid, const struct lazy_extent *extents, size_t count, int uffd, struct lazy_space **ret)
 {
 	_cleanup_fd_ int map_fd = -1;
 	struct lazy_space *space = NULL;
@@ -346,8 +345,7 @@ static int carve(struct lazy_space *space, uint64_t start, uint64_t end, size_t 
 		return -ENOMEM;
 	*ret_first = area_index(space, start);
 	*ret_count = 0;
-	while (*ret_first + *ret_count < space->areas.count &&
-	       space->areas.items[*ret_first + *ret_count].target < end)
+	while (*ret_first + *ret_count < space->areas.count && space->areas.items[*ret_first + *ret_count].target < end)
 		++*ret_count;
 	return 0;
 }

@@ -3,8 +3,8 @@
  * userfaultfd(2): taking one out of a shell, and the ioctls on it with their errors sorted.
  *
  * A userfaultfd belongs to the address space of whoever called userfaultfd(2), so the shell has to; pidfd_getfd(2)
- * copies the descriptor and the shell closes its own. Faults of the kernel on the process's behalf have to wait as well,
- * so this is not the unprivileged kind: the shell still needs CAP_SYS_PTRACE, or vm.unprivileged_userfaultfd.
+ * copies the descriptor and the shell closes its own. Faults of the kernel on the process's behalf have to wait as
+ * well, so this is not the unprivileged kind: the shell still needs CAP_SYS_PTRACE, or vm.unprivileged_userfaultfd.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -28,8 +28,8 @@ struct lazy_uffdio_poison {
 };
 #endif
 
-#define NEEDED_FEATURES                                                                                  \
-	((uint64_t)(UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE | \
+#define NEEDED_FEATURES                                                                                                \
+	((uint64_t)(UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE |                   \
 		    UFFD_FEATURE_EVENT_UNMAP))
 #define WISHED_FEATURES ((uint64_t)UFFD_FEATURE_THREAD_ID)
 
@@ -51,8 +51,9 @@ int lazy_userfault_features(uint64_t *ret, struct error *error)
 	if (ioctl(fd, UFFDIO_API, &api) < 0)
 		return error_set_errno(error, -errno, "UFFDIO_API");
 	if ((api.features & NEEDED_FEATURES) != NEEDED_FEATURES)
-		return error_set(error, -EOPNOTSUPP, "userfaultfd of this kernel does not report fork and mremap: "
-						     "no post-copy");
+		return error_set(error, -EOPNOTSUPP,
+				 "userfaultfd of this kernel does not report fork and mremap: "
+				 "no post-copy");
 	*ret = api.features & (NEEDED_FEATURES | WISHED_FEATURES);
 	return 0;
 }

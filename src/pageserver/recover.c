@@ -63,12 +63,22 @@ static int open_freezer(const JournalEntry *entry, struct freezer **ret, struct 
 	return r;
 }
 
+static void remove_freezer(const JournalEntry *entry)
+{
+	struct freezer *freezer = NULL;
+
+	if (entry->freezer && open_freezer(entry, &freezer, NULL) == 0)
+		freezer_remove(freezer, clock_deadline(THAW_WAIT), NULL);
+	freezer_free(freezer);
+}
+
 static int recover_running(struct registry *registry, JournalEntry *entry, struct error *error)
 {
 	struct error local = ERROR_INIT;
 	struct lazy *lazy = NULL;
 	int r;
 
+	remove_freezer(entry);
 	if (!entry->missing || !entry->keeper || count_alive(entry) == 0)
 		return 0;
 	r = lazy_keeper_fetch(registry->log, entry->keeper, &lazy, &local);
@@ -115,12 +125,8 @@ static int recover_committed(struct registry *registry, JournalEntry *entry, str
 
 static int recover_prepared(struct registry *registry, JournalEntry *entry, struct error *error)
 {
-	struct freezer *freezer = NULL;
-
 	kill_all(entry);
-	if (entry->freezer && open_freezer(entry, &freezer, NULL) == 0)
-		freezer_remove(freezer, clock_deadline(THAW_WAIT), NULL);
-	freezer_free(freezer);
+	remove_freezer(entry);
 	return rewrite(registry, entry, JOURNAL_ABORTED, error);
 }
 

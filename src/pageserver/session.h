@@ -116,7 +116,10 @@ struct session {
 	struct session_counters counters;
 };
 
-/* ---- session.c */
+/* ---- session.c: its thread; the argument is the session */
+void *session_main(void *argument);
+
+/* ---- session-new.c */
 
 /* A session and its thread for a new control stream, which it takes in any case. */
 int session_open(struct registry *registry, struct stream **control, const uint8_t *id, const char *peer,
@@ -124,6 +127,8 @@ int session_open(struct registry *registry, struct stream **control, const uint8
 /* A session that a pageserver before us has left running: makes its thread. Takes `lazy`. */
 int session_resume(struct registry *registry, const JournalEntry *entry, struct lazy *lazy, struct error *error);
 void session_free(struct session *session);
+
+/* ---- session.c */
 void session_wake(struct session *session);
 /* Leaves a failure of another thread for the session's. */
 void session_fail(struct session *session, const struct error *error);

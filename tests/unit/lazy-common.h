@@ -18,7 +18,7 @@
 #define REGION_PAGES 2048u
 #define PAGE 4096u
 
-static uint8_t *region;                /* same address here and in victims; never touched here */
+static uint8_t *region; /* same address here and in victims; never touched here */
 
 struct source {
 	struct stream *stream; /* the source's end */
@@ -95,6 +95,7 @@ static inline int lazy_teardown(void **state)
 /* For the beginning of a victim's work. */
 static inline void wait_for_go(void)
 {
+	signal(SIGBUS, SIG_DFL); /* the test's framework has a handler */
 	atomic_fetch_add(&shared->ready, 1);
 	while (!atomic_load(&shared->stop))
 		__builtin_ia32_pause();
@@ -197,9 +198,9 @@ static inline void *runner_main(void *argument)
 	return NULL;
 }
 
-static inline void runner_start(struct runner *runner, struct lazy *lazy, struct stream *stream)
+static inline void runner_start(struct runner *runner, struct lazy *lazy, struct stream *stream, int cancel_fd)
 {
-	*runner = (struct runner){ .lazy = lazy, .stream = stream, .cancel_fd = -1 };
+	*runner = (struct runner){ .lazy = lazy, .stream = stream, .cancel_fd = cancel_fd };
 	assert_int_equal(pthread_create(&runner->thread, NULL, runner_main, runner), 0);
 }
 

@@ -22,7 +22,7 @@ static void begin(struct move *move, void (*work)(void), unsigned delay_us)
 	add_victim(move->lazy, move->pid);
 	move->source.delay_us = delay_us;
 	source_start(&move->source, move->pid);
-	runner_start(&move->runner, move->lazy, move->source.other);
+	runner_start(&move->runner, move->lazy, move->source.other, -1);
 	atomic_store(&shared->stop, 1);
 }
 
@@ -351,14 +351,14 @@ static void test_cancel(void **state)
 	assert_int_equal(lazy_run_faults(move.lazy, NULL, fds[0], &error), -ECANCELED);
 	atomic_store(&shared->stop, 1);
 	/* Without a stream, with pushed pages alone. */
-	runner_start(&move.runner, move.lazy, NULL);
+	runner_start(&move.runner, move.lazy, NULL, -1);
 	error_clear(&error);
 	for (size_t page = 0; page < REGION_PAGES; page++) {
 		uint64_t data[PAGE / 8];
 
 		fill_page(page, data);
-		must(lazy_install(move.lazy, move.pid, (uintptr_t)region + page * PAGE,
-				  page_word(page) ? data : NULL, 1, &error),
+		must(lazy_install(move.lazy, move.pid, (uintptr_t)region + page * PAGE, page_word(page) ? data : NULL,
+				  1, &error),
 		     &error);
 	}
 	pthread_join(move.runner.thread, NULL);

@@ -174,8 +174,9 @@ static void test_nothing_else(void **state)
 		for (uint64_t page = 0; page < PAGES; page++)
 			after[page] = shared->counters[page];
 		child_round(child, at, SIZE, &runs);
-		for (uint64_t page = 0; page < PAGES; page++)
-			if (runs_flags(&runs, at + page * PAGE) && shared->counters[page] == before[page])
+		/* The writer counts first: one write may have been counted before the last scan and done after it. */
+		for (uint64_t page = 0, early = 0; page < PAGES; page++)
+			if (runs_flags(&runs, at + page * PAGE) && shared->counters[page] == before[page] && early++)
 				fail_msg("round %d: page %lu was not written", round, (unsigned long)page);
 		memcpy(before, after, PAGES * sizeof(*before));
 		if (round == 10)

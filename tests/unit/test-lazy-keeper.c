@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* deps: tracee transport */
+/* The keeper, and the end of processes whose missing pages nobody can bring any more. */
+#include "lazy-common.h"
+
+#include <sys/stat.h>
+
+#include "lazy/private.h"
+
+static char directory[] = "/tmp/lazy-keeper-XXXXXX";
+static char socket_path[64];
+
+static int group_setup(void **state)
+{
+	if (!mkdtemp(directory))
+		return -1;
+	snprintf(socket_path, sizeof(socket_path), "%s/keeper", directory);
+	return 0;
+}
+
+static int group_teardown(void **state)
+{
+	return rmdir(directory);
+}
+
+static void *touch_thread(void *argument)
+{
+	size_t first = (size_t)(uintptr_t)argument;
+
+	for (size_t page = first; page < REGION_PAGES; page += 4)
+		check_page(region + page * PAGE, page_word(page));
+	atomic_fetch_add(&shared->value, 1);
+	return NULL;
+}
+
+/* Four threads read, one of them only what is zero; emptied pages must stay empty; then a fork reads all. */
+static void work(void)
+{
+	pthread_t threads[4];
+	int status;
+	pid_t pid;
+
+	wait_for_go();
+	for (uintptr_t i = 0; i < 4; i++)
+		pthread_create(&threads[i], NULL, touch_thread, (void *)i);
+	for (int i = 0; i < 4; i++)
+		pthread_join(threads[i], NULL);
+	pid = fork();
+	if (pid == 0) {
+		check_all();
+		_exit(0);
+	}
+	waitpid(pid, &status, 0);
+	check_all();
+	atomic_store(&shared->value, 10);
+	pause();
+}
+
+struct server {
+	pid_t pid;    /* of the process that plays the pageserver */
+	pid_t victim; /* its child; ours after its end, thanks to the subreaper */
+	pid_t keeper;
+};
+
+/* A pageserver that answers some faults, and then does nothing more. */
+static void __attribute__((noreturn)) serve(int report, unsigned answers, bool early)
+{
+	struct error error = ERROR_INIT;
+	struct source source = { .answers = answers };
+	struct server server = { .pid = getpid() };
+	struct lazy *lazy;
+
+	server.victim = fork();
+	if (server.victim == 0) {
+		work();
+		_exit(0);
+	}
+	wait_ready(1);
+	must(lazy_new(NULL, &lazy, &error), &error);
+	if (early)
+		must(lazy_keeper_start(lazy, socket_path, &server.keeper, &error), &error);
+	add_victim(lazy, server.victim);
+	if (!early)
+		must(lazy_keeper_start(lazy, socket_path, &server.keeper, &error), &error);
+	source_start(&source, server.victim);
+	atomic_store(&shared->stop, 1);
+	if (lazy_run_faults(lazy, source.other, -1, &error) == 0)
+		_exit(1);
+	if (write(report, &server, sizeof(server)) != sizeof(server))
+		_exit(1);
+	for (;;)
+		pause();
+}
+
+static struct server start_server(unsigned answers, bool early)
+{
+	struct server server;
+	int fds[2];
+	pid_t pid;
+
+	memset((void *)shared, 0, sizeof(*shared));
+	assert_int_equal(pipe(fds), 0);
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	pid = fork();
+	if (pid == 0)
+		serve(fds[1], answers, early);
+	assert_int_equal(read(fds[0], &server, sizeof(server)), sizeof(server));
+	close(fds[0]);
+	close(fds[1]);
+	return server;
+}
+
+static void kill_server(const struct server *server)
+{
+	kill(server->pid, SIGKILL);
+	assert_int_equal(waitpid(server->pid, NULL, 0), server->pid);
+}
+
+static void test_server_killed(void **state)
+{
+	for (unsigned answers = 0; answers < 60; answers += 20) {
+		struct server server = start_server(answers + 1, answers > 0);
+		struct error error = ERROR_INIT;
+		struct source source = { .answers = 0 };
+		struct runner runner;
+		struct lazy *lazy;
+		struct stat st;
+
+		assert_int_equal(stat(socket_path, &st), 0);
+		assert_int_equal(st.st_mode & 0777, 0600);
+		kill_server(&server);
+		usleep(20000);
+		assert_true(atomic_load(&shared->value) < 10);
+		must(lazy_keeper_fetch(NULL, socket_path, &lazy, &error), &error);
+		source_start(&source, server.victim);
+		runner_start(&runner, lazy, source.other, -1);
+		pthread_join(runner.thread, NULL);
+		must(runner.result, &runner.error);
+		wait_value(10);
+		check_no_trace(server.victim);
+		lazy_free(lazy);
+		source_end(&source);
+		end_victim(server.victim);
+		assert_true(waitpid(server.keeper, NULL, 0) == server.keeper);
+		assert_int_equal(stat(socket_path, &st), -1);
+	}
+}
+
+/* A server that leaves in an orderly way, twice, then one that does the work. */
+static void test_leave(void **state)
+{
+	struct server server = start_server(5, true);
+	struct error error = ERROR_INIT;
+	struct lazy *lazy;
+
+	kill_server(&server);
+	for (int i = 0; i < 3; i++) {
+		struct source source = { .answers = i < 2 ? 5 : 0 };
+		int r;
+
+		must(lazy_keeper_fetch(NULL, socket_path, &lazy, &error), &error);
+		source_start(&source, server.victim);
+		r = lazy_run_faults(lazy, source.other, -1, &error);
+		assert_true(i < 2 ? r == -ECONNRESET || r == -EPIPE : r == 0);
+		error_clear(&error);
+		source_end(&source);
+		lazy_leave(lazy);
+	}
+	wait_value(10);
+	end_victim(server.victim);
+	waitpid(server.keeper, NULL, 0);
+	assert_int_equal(lazy_keeper_fetch(NULL, socket_path, &lazy, &error), -ENOENT);
+}
+
+static void test_keeper_told_to_end(void **state)
+{
+	struct server server = start_server(10, true);
+	int status;
+
+	kill_server(&server);
+	kill(server.keeper, SIGTERM);
+	assert_int_equal(waitpid(server.victim, &status, 0), server.victim);
+	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	assert_int_equal(waitpid(server.keeper, &status, 0), server.keeper);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(atomic_load(&shared->wrong), 0);
+}
+
+/* Without a server, and then without processes: the keeper has nothing to wait for. */
+static void test_keeper_alone(void **state)
+{
+	struct server server = start_server(10, false);
+
+	kill_server(&server);
+	end_victim(server.victim);
+	assert_int_equal(waitpid(server.keeper, NULL, 0), server.keeper);
+}
+
+static void test_free_kills(void **state)
+{
+	struct error error = ERROR_INIT;
+	struct lazy *lazy;
+	pid_t pid = start_victim(work);
+
+	wait_ready(1);
+	must(lazy_new(NULL, &lazy, &error), &error);
+	add_victim(lazy, pid);
+	atomic_store(&shared->stop, 1);
+	usleep(10000);
+	lazy_free(lazy);
+	end_victim(pid);
+}
+
+/* A child that nobody knows: forked, and its parent gone, before anybody looked. It reads after that. */
+static void work_hide(void)
+{
+	wait_for_go();
+	if (fork() != 0) {
+		for (;;)
+			pause();
+	}
+	if (fork() != 0)
+		_exit(0);
+	atomic_store(&shared->ready, getpid());
+	while (atomic_load(&shared->stop) != 2)
+		__builtin_ia32_pause();
+	check_all();
+	atomic_store(&shared->value, 1);
+	_exit(0);
+}
+
+static void test_free_hidden(void **state)
+{
+	struct error error = ERROR_INIT;
+	struct source source = { .answers = 0 };
+	struct runner runner;
+	struct lazy *lazy;
+	pid_t pid, hidden;
+	int cancel[2], status;
+
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	assert_int_equal(pipe(cancel), 0);
+	pid = start_victim(work_hide);
+	wait_ready(1);
+	must(lazy_new(NULL, &lazy, &error), &error);
+	add_victim(lazy, pid);
+	source_start(&source, pid);
+	runner_start(&runner, lazy, source.other, cancel[0]);
+	atomic_store(&shared->stop, 1);
+	for (int i = 0; i < 5000 && atomic_load(&shared->ready) <= 1; i++)
+		usleep(1000);
+	hidden = atomic_load(&shared->ready);
+	assert_int_equal(write(cancel[1], "", 1), 1);
+	pthread_join(runner.thread, NULL);
+	assert_int_equal(runner.result, -ECANCELED);
+	source_end(&source);
+	lazy_free(lazy);
+	/* Either it was found and killed, or it gets SIGBUS for its first missing page. */
+	atomic_store(&shared->stop, 2);
+	assert_int_equal(waitpid(hidden, &status, 0), hidden);
+	assert_true(WIFSIGNALED(status));
+	print_message("the hidden child ended by signal %d\n", WTERMSIG(status));
+	assert_int_equal(atomic_load(&shared->value), 0);
+	end_victim(pid);
+	close(cancel[0]);
+	close(cancel[1]);
+}
+
+static void work_later(void)
+{
+	signal(SIGBUS, SIG_DFL);
+	atomic_fetch_add(&shared->ready, 1);
+	while (atomic_load(&shared->stop) != 2)
+		__builtin_ia32_pause();
+	check_page(region, page_word(0));
+	atomic_store(&shared->value, 1);
+	check_page(region + PAGE, page_word(1));
+	atomic_store(&shared->value, 2);
+	_exit(0);
+}
+
+/* One that cannot be killed, because nobody knows it: SIGBUS for what is missing, zeros for what is zero. */
+static void test_free_poisons(void **state)
+{
+	struct error error = ERROR_INIT;
+	struct lazy *lazy;
+	pid_t pid = start_victim(work_later);
+	int status;
+
+	wait_ready(1);
+	must(lazy_new(NULL, &lazy, &error), &error);
+	add_victim(lazy, pid);
+	close(lazy->victims.items[0].pidfd);
+	lazy->victims.count = 0;
+	lazy_free(lazy);
+	atomic_store(&shared->stop, 2);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS);
+	assert_int_equal(atomic_load(&shared->value), 1);
+	assert_int_equal(atomic_load(&shared->wrong), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_free_kills, lazy_setup, lazy_teardown),
+		cmocka_unit_test_setup_teardown(test_free_hidden, lazy_setup, lazy_teardown),
+		cmocka_unit_test_setup_teardown(test_free_poisons, lazy_setup, lazy_teardown),
+		cmocka_unit_test_setup_teardown(test_server_killed, lazy_setup, lazy_teardown),
+		cmocka_unit_test_setup_teardown(test_leave, lazy_setup, lazy_teardown),
+		cmocka_unit_test_setup_teardown(test_keeper_told_to_end, lazy_setup, lazy_teardown),
+		cmocka_unit_test_setup_teardown(test_keeper_alone, lazy_setup, lazy_teardown),
+	};
+
+	return cmocka_run_group_tests(tests, group_setup, group_teardown);
+}
