@@ -126,7 +126,7 @@ static int ask(struct source *source, const JournalEntry *entry, struct error *e
 	if (r == 0)
 		r = serve_ask(source, &state, error);
 	if (r < 0)
-		return error_wrap(error, r, "%s cannot be asked; if you know what became of the tree there, say --thaw or --kill",
+		return error_wrap(error, r, "%s cannot be asked; if you know what became of it there, say --thaw or --kill",
 				  source->options->to);
 	switch (state) {
 	case WIRE_STATE_ABORTED:
@@ -183,8 +183,8 @@ int migrate_resolve(const char *text, enum migrate_decision decision, const char
 		r = check_entry(entry, text, error);
 	if (r == 0) {
 		take_entry(&source, &options, entry);
-		r = freezer_new(entry->freezer && entry->freezer[0] ? entry->freezer : "pagestream", options.pid ? options.pid : 1,
-				&source.freezer, error);
+		r = freezer_new(entry->freezer && entry->freezer[0] ? entry->freezer : "pagestream", 
+				options.pid ? options.pid : 1,				&source.freezer, error);
 	}
 	if (r == 0)
 		r = decision == MIGRATE_THAW ? thaw(&source, entry, error) :
