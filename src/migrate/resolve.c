@@ -183,8 +183,8 @@ int migrate_resolve(const char *text, enum migrate_decision decision, const char
 		r = check_entry(entry, text, error);
 	if (r == 0) {
 		take_entry(&source, &options, entry);
-		r = freezer_new(entry->freezer && entry->freezer[0] ? entry->freezer : "pagestream", 
-				options.pid ? options.pid : 1,				&source.freezer, error);
+		r = freezer_new(entry->freezer && entry->freezer[0] ? entry->freezer : "pagestream",
+				options.pid ? options.pid : 1, &source.freezer, error);
 	}
 	if (r == 0)
 		r = decision == MIGRATE_THAW ? thaw(&source, entry, error) :
