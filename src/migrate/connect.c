@@ -129,6 +129,7 @@ static void close_stream(struct source *source, struct stream **stream)
 
 	if (!*stream)
 		return;
+	(void)stream_shutdown(*stream, clock_deadline(CLOCK_S / 5), NULL); /* goodbye, if somebody listens */
 	counters = stream_counters(*stream);
 	source->closed_wire += counters.wire_out;
 	source->closed_raw += counters.raw_out;

@@ -151,6 +151,15 @@ static int wait_complete(struct source *source, struct error *error)
 	return 0;
 }
 
+/* The target has all: what is still on the list (after a reconnection everything is) need not go out again. */
+static void stop_pushing(struct source *source)
+{
+	pthread_mutex_lock(&source->lock);
+	array_for_each(memory, &source->memory)
+		array_clear(&(*memory)->missing.chunks);
+	pthread_mutex_unlock(&source->lock);
+}
+
 /* One life of the link: 0 when the target is complete. */
 static int serve(struct source *source, struct error *error)
 {
@@ -171,6 +180,8 @@ static int serve(struct source *source, struct error *error)
 		error_set_errno(error, r, "cannot start a thread");
 	else
 		r = wait_complete(source, error);
+	if (r == 0)
+		stop_pushing(source);
 	/* Whatever the reason, the streams have done their work: closing the sockets' reading side wakes the threads. */
 	for (uint32_t i = 0; i < started; i++) {
 		if (r < 0 || i == 0)

@@ -71,6 +71,7 @@ def test_tcp_connection_is_a_blocker(two_hosts, page_server):
     with Redis(a, mib=1) as server:
         client = server.client()
         try:
+            assert client.alive()  # accepted, and the connection before it closed
             before = snapshot(a, server.pid)
             refused(send(a, page_server, server.pid), "--tcp-close")
             assert not diff_settled(before, a, server.pid)
