@@ -138,8 +138,8 @@ static int one_round(struct source *source, unsigned depth, struct estimate *est
 	if (r == 0 && estimate)
 		estimate_round(estimate, jobs.pages, clock_now_ns() - began);
 	if (r == 0 && estimate && !source->options->json)
-		log_info(source->log, "round %u: %llu pages in %.1f ms, %.0f MiB/s; written meanwhile %.1f MiB/s", source->round,
-			 (unsigned long long)jobs.pages, (double)(clock_now_ns() - began) / 1e6,
+		log_info(source->log, "round %u: %llu pages in %.1f ms, %.0f MiB/s; written meanwhile %.1f MiB/s",
+			 source->round, (unsigned long long)jobs.pages, (double)(clock_now_ns() - began) / 1e6,
 			 estimate->pages_per_ns * (double)PAGE * 1e9 / 1048576,
 			 estimate->dirty_per_ns * (double)PAGE * 1e9 / 1048576);
 	array_deinit(&jobs.list);
