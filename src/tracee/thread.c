@@ -116,8 +116,28 @@ static bool is_ended_by_stop(uint64_t nr)
 	return false;
 }
 
+/*
+ * A sleep that was interrupted before is in restart_syscall(2), which means nothing in another process, nor after
+ * rt_sigreturn. The number of the call that it stands for is in the code in front: "mov $nr, %eax; syscall". In this one the
+ * kernel does not look at orig_rax when it restarts.
+ */
+static void name_restarted_call(struct tracee_thread *thread)
+{
+	uint8_t code[7]; /* b8 nr nr nr nr 0f 05 */
+	uint32_t nr;
+
+	if ((int64_t)thread->regs.rax != -ERESTART_RESTARTBLOCK || thread->regs.orig_rax != SYS_restart_syscall ||
+	    tracee_process_read(thread->process, thread->regs.rip - sizeof(code), code, sizeof(code), NULL) < 0 ||
+	    code[0] != 0xb8 || code[5] != 0x0f || code[6] != 0x05)
+		return;
+	memcpy(&nr, code + 1, sizeof(nr));
+	thread->regs.orig_rax = nr;
+	thread_set_kernel_regs(thread, &thread->regs, NULL);
+}
+
 static void resume_call(struct tracee_thread *thread)
 {
+	name_restarted_call(thread);
 	if ((int64_t)thread->regs.rax != -EINTR || (int64_t)thread->regs.orig_rax < 0 ||
 	    !is_ended_by_stop(thread->regs.orig_rax))
 		return;
