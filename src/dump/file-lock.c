@@ -11,7 +11,6 @@
 #include <string.h>
 
 #include "dump/file-kind.h"
-#include "util/cleanup.h"
 
 /* "1: POSIX  ADVISORY  WRITE 4567 fe:01:1234 0 EOF"; false when it is no lock of a kind that can be taken again. */
 static bool parse_lock(const char *text, FileLock *lock)

@@ -121,8 +121,7 @@ void dump_timer_query_deinit(struct dump_timer_query *query);
 
 /* xstate.c: the vector and floating-point state of a thread, in both messages. */
 int dump_xstate(const struct image_xsave_layout *layout, struct tracee_thread *thread, struct dump_arena *arena,
-	       X86Fpu *fpu, ThreadExtra *extra,
-		struct error *error);
+		X86Fpu *fpu, ThreadExtra *extra, struct error *error);
 
 /* mm.c: IMAGE_MM and IMAGE_MM_EXTRA. `facts` is NULL while the process runs. */
 int dump_mm(struct dump_context *ctx, struct dump_process *process, const struct dump_process_facts *facts,
