@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """kill -9 of either side and a cut link, before the commit and in post-copy: never two, never none, never a wrong byte."""
+import pathlib
 import signal
 import time
 
@@ -7,6 +8,19 @@ import pytest
 from hosts import wait_until
 from pagestream import migrate, send, send_start
 from snapshot import diff_settled, snapshot
+
+
+def freezers():
+    """The cgroups that pagestream has made on this machine: hosts share the hierarchy."""
+    mounts = [line.split() for line in pathlib.Path("/proc/mounts").read_text().splitlines()]
+    return {path for mount in mounts if mount[2] == "cgroup2" for path in pathlib.Path(mount[1]).rglob("pagestream-*")}
+
+
+@pytest.fixture(autouse=True)
+def no_cgroup_stays():
+    before = freezers()
+    yield
+    wait_until(lambda: not freezers() - before, 20, "all cgroups of the test are gone")
 
 
 def in_precopy(job):
@@ -48,6 +62,8 @@ def test_before_commit(two_hosts, page_server, start_victim, how):
         assert job.status == 1, job.text()
     wait_until(lambda: not b.alive(victim.pid), 90, "the target has discarded its copy")
     runs_on(a, b, victim, before)
+    if how == "kill -9 pageserver":
+        page_server.start()  # takes away what the one before it has left
 
 
 @pytest.mark.parametrize("how", ["drop", "down"])
@@ -114,6 +130,8 @@ def test_killed_around_the_freeze(two_hosts, page_server, start_victim, tmp_path
     job.wait(60)
     wait_until(lambda: not b.alive(victim.pid), 90, "the target has discarded its copy")
     runs_on(a, b, victim, before)
+    if who == "pageserver":
+        page_server.start()  # takes away what the one before it has left
 
 
 def test_sender_killed_right_after_the_commit(two_hosts, page_server, start_victim, tmp_path):
