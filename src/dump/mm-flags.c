@@ -2,11 +2,12 @@
 /*
  * Flags of mappings that only /proc/PID/smaps shows ("VmFlags:").
  *
- * The kernel walks all page tables to make that file: some 10 ms a GiB, and some 5 us a mapping. While the process runs
- * that does not matter. At the freeze it would, so for all but small processes the flags of the last round are used for
- * mappings that lie where one was, or that contain one (the kernel only merges and grows mappings with equal flags), and
- * smaps is read only when a mapping is new. What that misses is a madvise() between the last round and the freeze on exactly a whole
- * mapping; the total of locked memory (VmLck) is compared, so that mlock() is never missed.
+ * The kernel walks all page tables to make that file: some 10 ms a GiB, and some 5 us a mapping. While the process
+ * runs that does not matter. At the freeze it would, so for all but small processes the flags of the last round are
+ * used for mappings that lie where one was, or that contain one (the kernel only merges and grows mappings with equal
+ * flags), and smaps is read only when a mapping is new. What that misses is a madvise() between the last round and
+ * the freeze on exactly a whole mapping; the total of locked memory (VmLck) is compared, so that mlock() is never
+ * missed.
  */
 #include <errno.h>
 #include <fcntl.h>
