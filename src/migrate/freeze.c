@@ -15,6 +15,7 @@
 #include "image/mapping.h"
 #include "mm.pb-c.h"
 #include "source.h"
+#include "util/stop-point.h"
 #include "wire.pb-c.h"
 
 #define PAGE UINT64_C(4096)
@@ -202,6 +203,7 @@ static int collect(struct source *source, int64_t deadline, struct error *error)
 	if (r < 0)
 		return r;
 	log_debug(source->log, "stopped after %.3f ms", (double)(clock_now_ns() - source->frozen_at) / 1e6);
+	stop_point("stopped");
 	r = hook_run(source, "post-freeze", error);
 	image_set_free(source->images);
 	source->images = NULL;
@@ -302,12 +304,15 @@ static int commit(struct source *source, struct error *error)
 	stream_set_cancel(source->control, -1);
 	source_enter(source, PHASE_COMMIT);
 	r = source_journal(source, JOURNAL_COMMITTED, error);
+	stop_point("commit-journal");
 	if (r == 0)
 		r = wire_send(source->control, WIRE_COMMIT, NULL, deadline, error);
+	stop_point("commit-sent");
 	if (r == 0)
 		r = wire_expect(source->control, &wire_table_client, WIRE_RUNNING, NULL, NULL, deadline, error);
 	if (r < 0)
 		return r;
+	stop_point("running-read");
 	source->summary->downtime_ms = (double)(clock_now_ns() - source->frozen_at) / 1e6;
 	return 0;
 }

@@ -12,6 +12,7 @@
 
 #include "estimate.h"
 #include "source.h"
+#include "util/stop-point.h"
 #include "wire.pb-c.h"
 
 #define PAGE UINT64_C(4096)
@@ -121,6 +122,7 @@ static int one_round(struct source *source, unsigned depth, struct estimate *est
 	int r;
 
 	source->round++;
+	stop_point("round %u", source->round);
 	source->summary->rounds += estimate != NULL;
 	r = lay_out(source, depth, error);
 	began = clock_now_ns();

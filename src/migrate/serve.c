@@ -15,6 +15,7 @@
 #include <time.h>
 
 #include "source.h"
+#include "util/stop-point.h"
 #include "wire.pb-c.h"
 
 #define PAGE UINT64_C(4096)
@@ -145,6 +146,7 @@ static int wait_complete(struct source *source, struct error *error)
 			(ProtobufCMessage **)(void *)&complete, CLOCK_FOREVER, error);
 	if (r < 0)
 		return r;
+	stop_point("complete");
 	source->summary->pages_faulted = complete->faults;
 	source->summary->fault_us_p50 = complete->fault_us_p50;
 	source->summary->fault_us_p99 = complete->fault_us_p99;

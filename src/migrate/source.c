@@ -10,6 +10,7 @@
 
 #include "image/journal.h"
 #include "util/cleanup.h"
+#include "util/stop-point.h"
 
 void source_enter(struct source *source, enum phase phase)
 {
@@ -18,6 +19,7 @@ void source_enter(struct source *source, enum phase phase)
 	if (source->shared)
 		source->shared->phase = (int)phase;
 	log_debug(source->log, "phase: %s", phase_name(phase));
+	stop_point("%s", phase_name(phase));
 }
 
 int source_journal(struct source *source, enum journal_phase phase, struct error *error)

@@ -14,6 +14,7 @@
 
 #include "session.h"
 #include "util/cleanup.h"
+#include "util/stop-point.h"
 
 #define LOCKS_WAIT (3 * CLOCK_S)
 
@@ -27,6 +28,7 @@ static int go(struct session *session, struct error *error)
 	for (size_t i = 0; r < 0 && i < session->process_count; i++)
 		kill(session->processes[i].pid, SIGKILL);
 	pthread_rwlock_unlock(&session->tree_lock);
+	stop_point("let-go");
 	if (r < 0 || !session->freezer)
 		return r;
 	/* The write is what thaws; that the kernel says so may take milliseconds. */
@@ -84,6 +86,7 @@ int request_commit(struct session *session, const struct buffer *payload, struct
 		return r;
 	session_set_phase(session, PHASE_RUNNING, NULL);
 	r = session_send(session, WIRE_RUNNING, NULL, error);
+	stop_point("running-sent");
 	/* After the answer, which the downtime waits for: a restart finds a thawed tree running, whatever this says. */
 	if (session_journal(session, JOURNAL_RUNNING, &local) < 0)
 		log_error(session->log, "session %s: %s", session->text, local.message);

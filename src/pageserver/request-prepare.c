@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "session.h"
+#include "util/stop-point.h"
 
 static int add_missing(struct session *session, const session_ranges *missing, size_t first, size_t end,
 		       struct error *error)
@@ -62,6 +63,7 @@ static int finish(struct session *session, const session_ranges *missing, struct
 		r = start_lazy(session, missing, error);
 	if (r == 0)
 		r = restore_tree_finish(session->tree, session->images, error);
+	stop_point("restored");
 	if (r == 0)
 		r = session_note_processes(session, error);
 	if (r == 0 && session->freezer)

@@ -16,6 +16,7 @@
 #include <sys/eventfd.h>
 
 #include "util/cleanup.h"
+#include "util/stop-point.h"
 
 #define TICK          (500 * CLOCK_MS) /* how often a silent stream is looked up from */
 #define LOCKS_TICK_MS 200
@@ -96,9 +97,11 @@ int session_set_phase(struct session *session, enum phase phase, struct error *e
 		r = error_set(error, -EPROTO, "the session is %s and cannot become %s", phase_name(session->phase),
 			      phase_name(phase));
 	pthread_mutex_unlock(&session->lock);
-	if (r == 0)
-		log_debug(session->log, "session %s: %s", session->text, phase_name(phase));
-	return r;
+	if (r < 0)
+		return r;
+	log_debug(session->log, "session %s: %s", session->text, phase_name(phase));
+	stop_point("%s", phase_name(phase));
+	return 0;
 }
 
 int session_send(struct session *session, enum wire_type type, const ProtobufCMessage *message, struct error *error)
@@ -259,6 +262,7 @@ static int run_before_commit(struct session *session)
 	struct error error = ERROR_INIT;
 	int r = session_welcome(session->registry, session->control, session->token, &error);
 
+	stop_point("%s", phase_name(PHASE_NEW));
 	stream_set_cancel(session->control, session->wake_fd);
 	while (r == 0 && !is_committed(session)) {
 		r = next_frame(session, &error);

@@ -69,9 +69,10 @@ class _Pump(threading.Thread):
 class PageServer:
     """A page server on a host; `to` is what migrate send takes as --to."""
 
-    def __init__(self, host, keys, port=7711, listen=None, args=(), state_dir=None, prefix=()):
+    def __init__(self, host, keys, port=7711, listen=None, args=(), state_dir=None, prefix=(), env=None):
         self.host = host
         self.keys = keys
+        self.env = env
         self.to = listen or f"{host.address}:{port}"
         self.args = list(map(str, args))
         self.own_state = state_dir is None
@@ -94,7 +95,7 @@ class PageServer:
                 self.state_dir, *self.args]
         self.process = self.host.popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                        stderr=subprocess.PIPE,
-                                       text=True)
+                                       text=True, env=self.env)
         self.out, self.err = _Pump(self.process.stdout), _Pump(self.process.stderr)
 
         def listening():
@@ -119,15 +120,25 @@ class PageServer:
         return _inside(self.host, self.process, "pageserver")
 
     def kill(self):
-        """kill -9, as a test of failures does it."""
+        """kill -9, as a test of failures does it; also when it is stopped."""
         pid = self.pid()
         if pid is not None:
             self.host.kill(pid, signal.SIGKILL)
+        self.go_on()
         self.process.wait(20)
+
+    def wait_stopped(self, seconds=20):
+        """Waits until it has stopped at the point that its variable PAGESTREAM_STOP_AT names."""
+        _wait_stopped(self.process, seconds, self.text)
+
+    def go_on(self):
+        """Lets a stopped one go on."""
+        _go_on(self.process)
 
     def stop(self, seconds=10):
         if self.process is None:
             return
+        self.go_on()
         pid = self.pid()
         if self.process.poll() is None and pid is not None:
             self.host.kill(pid, signal.SIGTERM)
@@ -203,9 +214,19 @@ class Send:
         return _inside(self.host, self.process, "migrate")
 
     def kill(self, number=signal.SIGKILL):
+        """Sends a signal; one that it has stopped for makes it go on."""
         pid = self.pid()
         if pid is not None:
             self.host.kill(pid, number)
+        self.go_on()
+
+    def wait_stopped(self, seconds=20):
+        """Waits until it has stopped at the point that its variable PAGESTREAM_STOP_AT names."""
+        _wait_stopped(self.process, seconds, self.text)
+
+    def go_on(self):
+        """Lets a stopped one go on."""
+        _go_on(self.process)
 
     def wait(self, seconds=120):
         """Waits for the end; kills migrate and raises AssertionError when it takes longer."""
@@ -247,13 +268,50 @@ def migrate(host, *argv, state_dir=None, seconds=60):
     return host.run([program("migrate"), *argv, *extra], check=False, timeout=seconds)
 
 
+def stop_at(point):
+    """The environment of a program that stops itself there; docs/hacking.md lists the points."""
+    return {**os.environ, "PAGESTREAM_STOP_AT": point}
+
+
+def _children(process):
+    try:
+        return pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    except OSError:
+        return []
+
+
+def _stopped(pid):
+    """Whether all threads of a process stand still."""
+    try:
+        tasks = list(pathlib.Path(f"/proc/{pid}/task").iterdir())
+        stats = [(task / "stat").read_text() for task in tasks]
+    except OSError:
+        return False
+    return all(stat[stat.rindex(")") + 2] == "T" for stat in stats)
+
+
+def _wait_stopped(process, seconds, text):
+    """nsenter stops itself when the program that it waits for has stopped."""
+    def stopped():
+        if process.poll() is not None:
+            raise AssertionError(f"ended without having been stopped (is this a build with stop_points?)\n{text()}")
+        return _stopped(process.pid) and all(map(_stopped, _children(process)))
+
+    try:
+        wait_until(stopped, seconds, "stopped")
+    except TimeoutError as e:
+        raise AssertionError(f"{e}\n{text()}") from None
+
+
+def _go_on(process):
+    """nsenter passes it on; a child that has been killed is gone already."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGCONT)
+
+
 def _inside(host, process, name):
     """nsenter waits for its one child, the program: its PID inside the host."""
-    try:
-        task = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}")
-        children = (task / "children").read_text().split()
-    except OSError:
-        return None
+    children = _children(process)
     for inner, outer in host.pids().items():
         if str(outer) in children:
             return inner
