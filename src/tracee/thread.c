@@ -43,6 +43,7 @@ struct rseq_section {
 };
 
 #define RSEQ_SECTION_POINTER 8 /* offset of the pointer to the current section in struct rseq */
+#define SYSCALL_SIZE	     2 /* of the instruction */
 
 int thread_new(struct tracee_process *process, pid_t tid, struct tracee_thread **ret,
 	       struct error *error)
@@ -117,22 +118,64 @@ static bool is_ended_by_stop(uint64_t nr)
 }
 
 /*
- * A sleep that was interrupted before is in restart_syscall(2), which means nothing in another process, nor after
- * rt_sigreturn. The number of the call that it stands for is in the code in front: "mov $nr, %eax; syscall". In this one the
- * kernel does not look at orig_rax when it restarts.
+ * Calls that go on by restart_syscall(2) with the time that is left (kernel/time/hrtimer.c, fs/select.c, futex/waitwake.c).
+ */
+static bool has_restart_block(int64_t nr)
+{
+	return nr == SYS_nanosleep || nr == SYS_clock_nanosleep || nr == SYS_poll || nr == SYS_futex;
+}
+
+#define CODE_BEFORE 32 /* bytes in front of a syscall instruction where its number is looked for */
+
+/* The number that was loaded for the syscall instruction at `address`: "mov $nr, %eax", then maybe loads of arguments. */
+static int64_t find_loaded_number(struct tracee_thread *thread, uint64_t address)
+{
+	uint8_t code[CODE_BEFORE];
+	size_t size = sizeof(code);
+	uint32_t nr;
+
+	/* the page in front may be none of the program's */
+	if (address % PAGE_BYTES < size && address % PAGE_BYTES >= 5)
+		size = address % PAGE_BYTES;
+	if (tracee_process_read(thread->process, address - size, code, size, NULL) < 0)
+		return -1;
+	for (size_t i = size - 5; i != SIZE_MAX; i--) {
+		if (code[i] != 0xb8)
+			continue;
+		memcpy(&nr, code + i + 1, sizeof(nr));
+		if (has_restart_block(nr))
+			return nr;
+	}
+	return -1;
+}
+
+/*
+ * A call that was interrupted before is in restart_syscall(2), or about to make it: stopped again between the kernel's
+ * change of its registers and the instruction. That call means nothing in another process, nor after rt_sigreturn, which
+ * makes the kernel forget what was interrupted. Both are turned into the state before: interrupted for the first time, with
+ * the number of the call that it stands for. The kernel, which does not look at orig_rax here, goes on from there as before.
  */
 static void name_restarted_call(struct tracee_thread *thread)
 {
-	uint8_t code[7]; /* b8 nr nr nr nr 0f 05 */
-	uint32_t nr;
+	struct user_regs_struct *regs = &thread->regs;
+	bool is_interrupted = (int64_t)regs->rax == -ERESTART_RESTARTBLOCK && regs->orig_rax == SYS_restart_syscall;
+	uint64_t address = is_interrupted ? regs->rip - SYSCALL_SIZE : regs->rip;
+	int64_t nr = (int64_t)regs->orig_rax;
+	uint8_t code[SYSCALL_SIZE];
 
-	if ((int64_t)thread->regs.rax != -ERESTART_RESTARTBLOCK || thread->regs.orig_rax != SYS_restart_syscall ||
-	    tracee_process_read(thread->process, thread->regs.rip - sizeof(code), code, sizeof(code), NULL) < 0 ||
-	    code[0] != 0xb8 || code[5] != 0x0f || code[6] != 0x05)
+	if (!is_interrupted && regs->rax != SYS_restart_syscall)
 		return;
-	memcpy(&nr, code + 1, sizeof(nr));
-	thread->regs.orig_rax = nr;
-	thread_set_kernel_regs(thread, &thread->regs, NULL);
+	if (tracee_process_read(thread->process, address, code, sizeof(code), NULL) < 0 || code[0] != 0x0f ||
+	    code[1] != 0x05)
+		return;
+	if (!has_restart_block(nr))
+		nr = find_loaded_number(thread, address);
+	if (nr < 0)
+		return;
+	regs->rax = (uint64_t)-ERESTART_RESTARTBLOCK;
+	regs->orig_rax = (uint64_t)nr;
+	regs->rip = address + SYSCALL_SIZE;
+	thread_set_kernel_regs(thread, regs, NULL);
 }
 
 static void resume_call(struct tracee_thread *thread)
