@@ -142,6 +142,8 @@ int lazy_events_read(struct lazy *lazy, struct lazy_space *space, struct error *
 		if (r < 0 || (size_t)n < sizeof(messages))
 			break;
 	}
+	if (r < 0)
+		atomic_store(&lazy->lost, true);
 	pthread_rwlock_unlock(&lazy->lock);
 	return r;
 }

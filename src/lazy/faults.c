@@ -308,7 +308,9 @@ int lazy_run_faults(struct lazy *lazy, struct stream *urgent, int cancel_fd, str
 			lazy_victim_walk(lazy);
 		r = turn(&loop, error);
 	}
-	if (lazy->spaces.count == 0) {
+	if (atomic_load(&lazy->lost)) {
+		r = -ENOTRECOVERABLE;
+	} else if (lazy->spaces.count == 0) {
 		lazy_link_done(lazy);
 		if (r < 0)
 			error_clear(error);

@@ -209,6 +209,8 @@ int lazy_install_slice(struct lazy *lazy, pid_t source_pid, uint64_t source, con
 	int r = 0;
 
 	pthread_rwlock_rdlock(&lazy->lock);
+	if (atomic_load(&lazy->lost))
+		r = error_set(error, -ENOTRECOVERABLE, "it is not known any more where pages belong");
 	for (size_t i = 0; r == 0 && i < lazy->spaces.count; i++) {
 		struct lazy_space *space = lazy->spaces.items[i];
 

@@ -99,7 +99,8 @@ int lazy_install(struct lazy *lazy, pid_t source_pid, uint64_t source_address, c
  * when nothing is missing any more: then no process has a trace of it, and the keeper has ended. Returns an error when
  * the stream breaks or ends (-ECONNRESET, ...) or -ECANCELED when `cancel_fd` (-1: none; borrowed) becomes readable:
  * faults wait, and it may be called again, with another stream, on which everything that is waited for is asked for
- * again. The stream stays the caller's. A page number, kind or size that nobody may send is -EPROTO.
+ * again. The stream stays the caller's. A page number, kind or size that nobody may send is -EPROTO. -ENOTRECOVERABLE:
+ * no memory to follow what a process does to its memory map: nothing is left but lazy_free().
  */
 int lazy_run_faults(struct lazy *lazy, struct stream *urgent, int cancel_fd, struct error *error);
 

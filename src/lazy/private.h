@@ -85,6 +85,7 @@ struct lazy {
 	ARRAY(struct lazy_waiting) waiting;         /* faults that wait */
 	_Atomic size_t waiting_count;               /* waiting.count, to be seen without the lock */
 	ARRAY(struct lazy_victim) victims;          /* processes known so far; tracer's or fault thread */
+	atomic_bool lost;                           /* an event could not be followed: the tables are wrong */
 	bool walk_due;                              /* a fork was seen: look for its child */
 	int keeper_fd;                              /* link to the keeper, owned; -1: none */
 	_Atomic uint64_t installed;                 /* pages */

@@ -24,6 +24,7 @@ static int session_new(struct registry *registry, const uint8_t *id, const char 
 	snprintf(session->peer, sizeof(session->peer), "%s", peer);
 	session->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	session->cut_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	session->fault_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	pthread_mutex_init(&session->lock, NULL);
 	pthread_cond_init(&session->changed, NULL);
 	pthread_rwlock_init(&session->tree_lock, NULL);
@@ -33,7 +34,7 @@ static int session_new(struct registry *registry, const uint8_t *id, const char 
 		session->bulk[i].session = session;
 		session->bulk[i].index = i;
 	}
-	if (session->wake_fd < 0 || session->cut_fd < 0) {
+	if (session->wake_fd < 0 || session->cut_fd < 0 || session->fault_fd < 0) {
 		session_free(session);
 		return error_set_errno(error, -EMFILE, "cannot begin a session");
 	}
@@ -64,6 +65,7 @@ void session_free(struct session *session)
 	pthread_mutex_destroy(&session->lock);
 	cleanup_fd(&session->wake_fd);
 	cleanup_fd(&session->cut_fd);
+	cleanup_fd(&session->fault_fd);
 	free(session);
 }
 

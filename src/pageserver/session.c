@@ -285,6 +285,20 @@ static int run_before_commit(struct session *session)
 
 /* ---- after it ----------------------------------------------------------------------------------------------------- */
 
+/* What the processes have done to their memory is not known any more: rather no copy than one with wrong pages. */
+static int lose_tree(struct session *session, int result, struct error *error)
+{
+	session_cut(session);
+	pthread_rwlock_wrlock(&session->tree_lock);
+	lazy_free(session->lazy);
+	session->lazy = NULL;
+	pthread_rwlock_unlock(&session->tree_lock);
+	session->has_keeper = false;
+	session_journal(session, JOURNAL_IN_DOUBT, NULL);
+	return error_set(error, -ENOTRECOVERABLE, "missing pages cannot be followed any more (%s): the tree is ended",
+			 strerror(-result));
+}
+
 static int check_faults(struct session *session, struct error *error)
 {
 	bool done;
@@ -293,15 +307,14 @@ static int check_faults(struct session *session, struct error *error)
 	pthread_mutex_lock(&session->lock);
 	done = session->fault_done;
 	result = session->fault_result;
+	session->fault_done = false;
 	pthread_mutex_unlock(&session->lock);
 	if (!done)
 		return 0;
+	if (result < 0)
+		return lose_tree(session, result, error);
 	session_end_faults(session);
-	if (result == 0)
-		return request_commit_complete(session, error);
-	log_warning(session->log, "session %s: the urgent stream of %s is broken (%s); the tree waits for missing pages",
-		    session->text, session->peer, strerror(-result));
-	return 0;
+	return request_commit_complete(session, error);
 }
 
 static void take_next_control(struct session *session)
@@ -318,6 +331,9 @@ static void take_next_control(struct session *session)
 	session_cut(session);
 	session->control = next;
 	stream_set_cancel(next, session->wake_fd);
+	if (session_start_faults(session, &error) < 0)
+		log_error(session->log, "session %s: %s", session->text, error.message);
+	error_clear(&error);
 	log_info(session->log, "session %s: the source %s is back", session->text, stream_label(next));
 	/* Its question was read by the thread that has handed it over. */
 	if (request_ask_state(session, NULL, &error) < 0)
@@ -369,6 +385,10 @@ static void run_after_commit(struct session *session)
 		r = session_start_faults(session, &error);
 		if (r == 0)
 			r = check_faults(session, &error);
+		if (r == -ENOTRECOVERABLE) {
+			log_error(session->log, "session %s: %s", session->text, error.message);
+			return;
+		}
 		if (r == 0)
 			r = wait_event(session, &error);
 		if (r == 0)

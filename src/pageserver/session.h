@@ -5,7 +5,8 @@
  * Threads. The session's own thread is the tracer of the tree: it reads the control stream and makes all restore_*() calls.
  * Each bulk stream has a thread that writes pages; post-copy has one for faults. `lock` guards the members that say so;
  * `tree_lock` is held for reading while a page is written into the tree being built, and for writing while the tree is
- * changed. `wake_fd` (an eventfd) makes the session's thread look up from the control stream, `cut_fd` ends the others.
+ * changed. `wake_fd` (an eventfd) makes the session's thread look up from the control stream, `fault_fd` the one for faults;
+ * `cut_fd` ends the bulk threads.
  *
  * Whoever ends first: other threads never touch the control stream; a failure of theirs is left in `failure`, and the
  * session's thread deals with it.
@@ -72,7 +73,8 @@ struct session {
 	pthread_t thread;                  /* valid if `started` */
 	bool started;                      /* the thread was made */
 	int wake_fd;                       /* owned: eventfd for the session's thread */
-	int cut_fd;                        /* owned: eventfd that ends the other threads */
+	int cut_fd;                        /* owned: eventfd that ends the bulk threads */
+	int fault_fd;                      /* owned: eventfd that makes the fault thread look up */
 
 	pthread_mutex_t lock;              /* guards from here to `failure` */
 	pthread_cond_t changed;            /* a mark, a stream or a failure has come */
@@ -81,8 +83,9 @@ struct session {
 	struct stream *urgent;             /* owned; used by the fault thread when that runs */
 	struct session_bulk bulk[WIRE_BULK_MAX];
 	session_ranges rejected;           /* pages of this round whose hash did not fit */
-	bool fault_done;                   /* lazy_run_faults() has returned */
-	int fault_result;                  /* its result */
+	bool fault_end;                    /* the fault thread shall end */
+	bool fault_done;                   /* it has ended by itself: nothing is missing, or it cannot go on */
+	int fault_result;                  /* which of the two */
 	bool stop;                         /* the program ends */
 	bool ended;                        /* the thread is about to return */
 	unsigned users;                    /* references by registry_find(); guarded by the registry's lock */
@@ -101,7 +104,7 @@ struct session {
 	struct freezer *freezer;           /* owned; NULL: no cgroup v2 here */
 	struct restore_locks *locks;       /* to be taken when the source's copy has gone; owned */
 	pthread_t fault_thread;            /* valid if `fault_started` */
-	bool fault_started;                /* lazy_run_faults() runs, or has not been joined */
+	bool fault_started;                /* it runs, or has not been joined */
 	bool frozen;                       /* the last layout is the final one */
 	bool dry_run;                      /* only the preflight is wanted */
 	bool has_keeper;                   /* a keeper holds the userfaultfds */
@@ -145,7 +148,7 @@ int session_join_bulk(struct session *session, unsigned index, struct stream **s
 int session_join_urgent(struct session *session, struct stream **stream, struct error *error);
 /* Ends the threads of all bulk streams. */
 void session_end_bulk(struct session *session);
-/* Starts the fault thread on the urgent stream, if there is one and it does not run yet. */
+/* Starts the fault thread if pages are missing and it does not run yet, with or without an urgent stream. */
 int session_start_faults(struct session *session, struct error *error);
 /* Ends the fault thread and the urgent stream. */
 void session_end_faults(struct session *session);

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A tree that runs on the target while pages of it are still on the source."""
+import signal
+
+import pytest
+from hosts import wait_until
+from pagestream import migrate, send_start
+
+
+def running(a, b, victim, job):
+    return b.alive(victim.pid) and "running" in migrate(a, "status", state_dir=job.state_dir).stdout
+
+
+def missing(b, pid):
+    """Whether mappings of the process wait for pages: the flag um in its smaps."""
+    return any(" um " in line for line in (b.proc(pid) / "smaps").read_text().splitlines()
+               if line.startswith("VmFlags:"))
+
+
+@pytest.mark.parametrize("how", ["drop", "down", "kill -9 migrate"])
+def test_memory_changes_without_source(two_hosts, page_server, start_victim, how):
+    """fork, munmap, mremap and madvise are not held up by a source that is away, and are not forgotten."""
+    a, b, net = two_hosts
+    victim = start_victim(a, "mem-events", "64")
+    victim.check(a)
+    net.limit("40mbit")
+    job = send_start(a, page_server, victim.pid, mode="postcopy")
+    wait_until(lambda: running(a, b, victim, job), 30, "it runs on the target")
+    victim.check(b)
+    if how == "kill -9 migrate":
+        job.kill(signal.SIGKILL)
+        job.process.wait(20)
+        wait_until(lambda: "is broken" in page_server.err.text(), 20, "the target has noticed")
+    else:
+        net.cut(how)
+    victim.check(b, seconds=20)
+    assert int(victim.note["change_ms"]) < 2000, victim.note
+    assert missing(b, victim.pid)
+    net.restore()
+    net.limit("1gbit")
+    if how == "kill -9 migrate":
+        session = migrate(a, "status", state_dir=job.state_dir).stdout.split()[0]
+        result = migrate(a, "resolve", session, state_dir=job.state_dir, seconds=120)
+        assert result.returncode == 0, result.stdout + result.stderr
+        wait_until(lambda: not a.alive(victim.pid), 20, "the source's copy is ended")
+    else:
+        job.wait(120)
+        assert job.status == 0, job.text()
+    victim.check(b)
+    assert not missing(b, victim.pid)
