@@ -20,8 +20,9 @@ void summary_print(const struct migrate_options *options, const struct migrate_s
 	printf("  post-copy    %" PRIu64 " pages after the switch, %" PRIu64 " faults, p50 %" PRIu64 " us, p99 %" PRIu64
 	       " us\n",
 	       s->pages_postcopy, s->pages_faulted, s->fault_us_p50, s->fault_us_p99);
-	printf("  bytes        %.1f MiB on the wire for %.1f MiB (%.2f)\n", (double)s->bytes_sent / MIB,
-	       (double)s->bytes_raw / MIB, s->bytes_raw ? (double)s->bytes_sent / (double)s->bytes_raw : 1.0);
+	printf("  bytes        %.1f MiB on the wire for %.1f MiB (%.2f), %.2f MiB of them while nobody ran\n",
+	       (double)s->bytes_sent / MIB, (double)s->bytes_raw / MIB,
+	       s->bytes_raw ? (double)s->bytes_sent / (double)s->bytes_raw : 1.0, (double)s->bytes_frozen / MIB);
 	printf("  link         %.0f MiB/s; written meanwhile: %.1f MiB/s\n", s->link_bytes_per_s / MIB,
 	       s->dirty_bytes_per_s / MIB);
 }
@@ -45,6 +46,7 @@ void summary_print_json(const struct migrate_options *options, const struct migr
 	json_object_set_new(object, "processes", json_integer(s->processes));
 	json_object_set_new(object, "threads", json_integer(s->threads));
 	json_object_set_new(object, "bytes_sent", json_integer((json_int_t)s->bytes_sent));
+	json_object_set_new(object, "bytes_frozen", json_integer((json_int_t)s->bytes_frozen));
 	json_object_set_new(object, "bytes_raw", json_integer((json_int_t)s->bytes_raw));
 	json_object_set_new(object, "pages_sent", json_integer((json_int_t)s->pages_sent));
 	json_object_set_new(object, "pages_resent", json_integer((json_int_t)s->pages_resent));

@@ -104,6 +104,8 @@ int dump_layout(struct dump_context *ctx, struct image_set *images, struct error
 
 	dump_begin(ctx, images);
 	r = layout_records(ctx, error);
+	if (r == 0)
+		r = dump_files_ahead(ctx, error);
 	ctx->images = NULL;
 	return r;
 }

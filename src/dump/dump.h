@@ -95,7 +95,10 @@ struct dump_process *dump_context_find(const struct dump_context *ctx, pid_t pid
  */
 int dump_preflight(struct dump_context *ctx, struct image_set *images, struct error *error);
 
-/* IMAGE_INVENTORY, _PSTREE, _IDS, _MM, _MM_EXTRA, _SHARED_MEMORY and the files that are mapped, from the running tree. */
+/*
+ * IMAGE_INVENTORY, _PSTREE, _IDS, _MM, _MM_EXTRA, _SHARED_MEMORY (that which is only open, too) and the files that are
+ * mapped, from the running tree.
+ */
 int dump_layout(struct dump_context *ctx, struct image_set *images, struct error *error);
 
 /* Everything, from the tree as tracee_tree_stop() left it. The tree stays stopped and as it was. */

@@ -171,6 +171,9 @@ int dump_file_add(struct dump_context *ctx, const OpenFile *message, struct erro
 void dump_file_block(struct dump_context *ctx, const struct dump_file *file, const char *cause,
 		     const char *remedy);
 
+/* Processes may share a descriptor table (CLONE_FILES); it is read once: has an earlier process the same one? */
+bool dump_table_seen(const struct dump_context *ctx, const struct dump_process *process);
+
 /* Lists the descriptors of a process. */
 int dump_reader_open(struct dump_context *ctx, struct dump_process *process,
 		     struct dump_reader *ret, struct error *error);

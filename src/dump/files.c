@@ -365,8 +365,7 @@ static int collect_process(struct dump_context *ctx, struct dump_process *proces
 	return r;
 }
 
-/* Processes may share a descriptor table (CLONE_FILES); it is read once. */
-static bool table_seen(const struct dump_context *ctx, const struct dump_process *process)
+bool dump_table_seen(const struct dump_context *ctx, const struct dump_process *process)
 {
 	array_for_each (other, &ctx->processes) {
 		if (*other == process)
@@ -388,7 +387,7 @@ int dump_files_collect(struct dump_context *ctx, struct error *error)
 	array_for_each (process, &ctx->processes) {
 		if (r < 0)
 			break;
-		if (table_seen(ctx, *process))
+		if (dump_table_seen(ctx, *process))
 			continue;
 		r = collect_process(ctx, *process, error);
 	}

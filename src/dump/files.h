@@ -34,6 +34,12 @@
 int dump_files_collect(struct dump_context *ctx, struct error *error);
 
 /*
+ * Records of what has content that is sent before the freeze, of what the tree has open but not mapped: memfds. For a tree
+ * that runs.
+ */
+int dump_files_ahead(struct dump_context *ctx, struct error *error);
+
+/*
  * The file behind a mapping of a file (never shared memory, see shared-memory.h). Adds its records
  * when this image set has none yet. The id is the same in every round. A blocker leaves id 0.
  */

@@ -24,7 +24,6 @@
 
 struct dump_shared {
 	ARRAY(struct dump_shared_object) objects; /* owned; an object's id is its index + 1 */
-	ARRAY(bool) recorded;                     /* beside each: this image set has its record */
 };
 
 bool dump_shared_is(const char *name)
@@ -51,14 +50,11 @@ static char *memfd_name(const char *name)
 	return strndup(name, length);
 }
 
-static int shared_record(struct dump_context *ctx, size_t index, struct error *error)
+static int shared_record(struct dump_context *ctx, struct dump_shared_object *object, struct error *error)
 {
-	const struct dump_shared_object *object = &ctx->shared->objects.items[index];
 	SharedMemory message = SHARED_MEMORY__INIT;
 	int r;
 
-	if (ctx->shared->recorded.items[index])
-		return 0;
 	message.id = object->id;
 	message.size = object->size;
 	message.memfd = object->memfd;
@@ -70,7 +66,7 @@ static int shared_record(struct dump_context *ctx, size_t index, struct error *e
 	message.mode = object->mode;
 	r = image_set_add(ctx->images, IMAGE_SHARED_MEMORY, 0, &message.base, error);
 	if (r == 0)
-		ctx->shared->recorded.items[index] = true;
+		object->present = true;
 	return r;
 }
 
@@ -83,34 +79,26 @@ static void object_refresh(struct dump_shared_object *object, int fd, const stru
 	object->gid = info->st_gid;
 	object->mode = info->st_mode & 07777;
 	object->seals = seals > 0 ? (uint32_t)seals : 0;
-	object->present = true;
 }
 
-/* Finds or adds the object behind `fd`, of which a new object keeps a copy. */
-static int shared_find(struct dump_context *ctx, int fd, const char *name, size_t *ret_index, struct error *error)
+static struct dump_shared_object *object_find(struct dump_shared *shared, const struct stat *info)
 {
-	struct dump_shared *shared = shared_get(ctx);
+	array_for_each(object, &shared->objects)
+		if (object->fd >= 0 && object->dev == info->st_dev && object->ino == info->st_ino)
+			return object;
+	return NULL;
+}
+
+/* Adds the object behind `fd`, of which it keeps a copy. */
+static int object_add(struct dump_shared *shared, int fd, const char *name, const struct stat *info,
+		      struct dump_shared_object **ret, struct error *error)
+{
 	struct dump_shared_object object = { .memfd = strncmp(name, SHARED_MEMFD, strlen(SHARED_MEMFD)) == 0 };
 	char path[64];
-	struct stat info;
 
-	if (!shared)
-		return error_set_errno(error, -ENOMEM, "cannot keep a shared memory object");
-	if (fstat(fd, &info) < 0)
-		return error_set_errno(error, -errno, "cannot look at shared memory %s", name);
-	for (size_t i = 0; i < shared->objects.count; i++) {
-		struct dump_shared_object *known = &shared->objects.items[i];
-
-		if (known->dev == info.st_dev && known->ino == info.st_ino) {
-			object_refresh(known, fd, &info);
-			*ret_index = i;
-			return 0;
-		}
-	}
 	object.id = (uint32_t)shared->objects.count + 1;
-	object.dev = info.st_dev;
-	object.ino = info.st_ino;
-	object_refresh(&object, fd, &info);
+	object.dev = info->st_dev;
+	object.ino = info->st_ino;
 	/* Opened anew: the position belongs to us, and the copy can be read whatever the descriptor's mode. */
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	object.fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -118,16 +106,40 @@ static int shared_find(struct dump_context *ctx, int fd, const char *name, size_
 		return error_set_errno(error, -errno, "cannot open shared memory %s", name);
 	if (object.memfd)
 		object.name = memfd_name(name);
-	if ((object.memfd && !object.name) || array_append(&shared->objects, object) < 0 ||
-	    array_append(&shared->recorded, false) < 0) {
-		if (shared->objects.count == object.id)
-			shared->objects.count--;
+	if ((object.memfd && !object.name) || array_append(&shared->objects, object) < 0) {
 		close(object.fd);
 		free(object.name);
 		return error_set_errno(error, -ENOMEM, "cannot keep a shared memory object");
 	}
-	*ret_index = object.id - 1;
+	*ret = &shared->objects.items[shared->objects.count - 1];
 	return 0;
+}
+
+/*
+ * Finds or adds the object behind `fd`. It is looked at once an image set, so that its size here is the one of its record,
+ * whatever it grows to meanwhile.
+ */
+static int object_take(struct dump_context *ctx, int fd, const char *name, uint32_t *ret_id, struct error *error)
+{
+	struct dump_shared *shared = shared_get(ctx);
+	struct dump_shared_object *object;
+	struct stat info;
+	int r = 0;
+
+	if (!shared)
+		return error_set_errno(error, -ENOMEM, "cannot keep a shared memory object");
+	if (fstat(fd, &info) < 0)
+		return error_set_errno(error, -errno, "cannot look at shared memory %s", name);
+	object = object_find(shared, &info);
+	if (!object)
+		r = object_add(shared, fd, name, &info, &object, error);
+	if (r == 0 && !object->present) {
+		object_refresh(object, fd, &info);
+		r = shared_record(ctx, object, error);
+	}
+	if (r == 0)
+		*ret_id = object->id;
+	return r;
 }
 
 /* Huge pages have no place among pages of 4 KiB. */
@@ -143,8 +155,6 @@ int dump_shared_map(struct dump_context *ctx, struct dump_process *process, cons
 {
 	char path[96];
 	_cleanup_fd_ int fd = -1;
-	size_t index;
-	int r;
 
 	snprintf(path, sizeof(path), "map_files/%llx-%llx", (unsigned long long)map->start,
 		 (unsigned long long)map->end);
@@ -158,31 +168,18 @@ int dump_shared_map(struct dump_context *ctx, struct dump_process *process, cons
 		*ret_id = 0;
 		return 0;
 	}
-	r = shared_find(ctx, fd, map->name, &index, error);
-	if (r == 0)
-		r = shared_record(ctx, index, error);
-	if (r == 0)
-		*ret_id = ctx->shared->objects.items[index].id;
-	return r;
+	return object_take(ctx, fd, map->name, ret_id, error);
 }
 
 int dump_shared_memfd(struct dump_context *ctx, int fd, const char *name, uint32_t *ret_id, struct error *error)
 {
-	size_t index;
-	int r;
-
 	if (shared_is_huge(fd)) {
 		dump_blocker_add(ctx, 0, "descriptor", "huge pages of hugetlbfs are in use",
 				 "start the program without explicit huge pages", "%s", name);
 		*ret_id = 0;
 		return 0;
 	}
-	r = shared_find(ctx, fd, name, &index, error);
-	if (r == 0)
-		r = shared_record(ctx, index, error);
-	if (r == 0)
-		*ret_id = ctx->shared->objects.items[index].id;
-	return r;
+	return object_take(ctx, fd, name, ret_id, error);
 }
 
 size_t dump_shared_count(const struct dump_context *ctx)
@@ -199,10 +196,14 @@ void dump_shared_begin(struct dump_context *ctx)
 {
 	if (!ctx->shared)
 		return;
-	array_for_each(object, &ctx->shared->objects)
+	array_for_each(object, &ctx->shared->objects) {
+		/* Not in the last set: given back by the tree, and so by us. Its inode number may get a new owner. */
+		if (!object->present) {
+			cleanup_fd(&object->fd);
+			object->fd = -1;
+		}
 		object->present = false;
-	array_for_each(recorded, &ctx->shared->recorded)
-		*recorded = false;
+	}
 }
 
 void dump_shared_free(struct dump_shared *shared)
@@ -210,10 +211,9 @@ void dump_shared_free(struct dump_shared *shared)
 	if (!shared)
 		return;
 	array_for_each(object, &shared->objects) {
-		close(object->fd);
+		cleanup_fd(&object->fd);
 		free(object->name);
 	}
 	array_deinit(&shared->objects);
-	array_deinit(&shared->recorded);
 	free(shared);
 }

@@ -18,10 +18,10 @@ struct dump_shared_object {
 	uint32_t id;       /* from 1, stable */
 	dev_t dev;         /* of the source's inode */
 	ino_t ino;
-	uint64_t size;     /* bytes, at the last look */
-	int fd;            /* readable, for pread(2) and SEEK_DATA; owned by the context */
+	uint64_t size;     /* bytes, as in its record of the last image set */
+	int fd;            /* readable, for pread(2) and SEEK_DATA; owned by the context; -1: gone for good */
 	bool memfd;        /* made by memfd_create(2), not by an anonymous shared mapping */
-	bool present;      /* still in use at the last refresh */
+	bool present;      /* has a record in the last image set */
 	uint32_t seals;    /* F_GET_SEALS; memfds only */
 	char *name;        /* of the memfd, without "memfd:" and " (deleted)"; NULL for anonymous; owned */
 	uint32_t uid, gid; /* owner and mode of the inode */

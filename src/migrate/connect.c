@@ -123,6 +123,20 @@ int source_connect_streams(struct source *source, struct error *error)
 	return r;
 }
 
+uint64_t source_bytes_sent(const struct source *source)
+{
+	uint64_t sum = source->closed_wire;
+
+	if (source->control)
+		sum += stream_counters(source->control).wire_out;
+	if (source->urgent)
+		sum += stream_counters(source->urgent).wire_out;
+	for (uint32_t i = 0; i < source->bulk_count; i++)
+		if (source->bulk[i])
+			sum += stream_counters(source->bulk[i]).wire_out;
+	return sum;
+}
+
 static void close_stream(struct source *source, struct stream **stream)
 {
 	struct stream_counters counters;

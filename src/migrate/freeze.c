@@ -198,6 +198,7 @@ static int collect(struct source *source, int64_t deadline, struct error *error)
 	const struct tracee_options options = { .traces = source->traces, .hints = source->hints };
 	int r;
 
+	source->frozen_bytes = source_bytes_sent(source);
 	source->frozen_at = clock_now_ns();
 	r = tracee_tree_stop(source->options->pid, &options, clock_deadline(SOURCE_STOP_NS), &source->stopped, error);
 	if (r < 0)
@@ -250,7 +251,7 @@ static int send_state(struct source *source, struct split *split, int64_t deadli
 		r = memory_scan(source, UINT32_MAX, true, &jobs, &drops, error);
 	}
 	if (r == 0)
-		r = memory_scan_shared(source, &jobs, &drops, error);
+		r = objects_scan(source, true, &jobs, error);
 	if (r == 0)
 		r = split_jobs(split, &jobs, error);
 	log_debug(source->log, "last pages after %.3f ms: %llu now, %llu later",
@@ -314,6 +315,7 @@ static int commit(struct source *source, struct error *error)
 		return r;
 	stop_point("running-read");
 	source->summary->downtime_ms = (double)(clock_now_ns() - source->frozen_at) / 1e6;
+	source->summary->bytes_frozen = source_bytes_sent(source) - source->frozen_bytes;
 	return 0;
 }
 

@@ -16,7 +16,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "dump/shared-memory.h"
 #include "image/mapping.h"
 #include "mm.pb-c.h"
 #include "source.h"
@@ -51,9 +50,8 @@ void memory_free(struct source *source)
 	array_for_each(memory, &source->memory)
 		memory_free_one(*memory);
 	array_deinit(&source->memory);
-	array_for_each(set, &source->shared_held)
-		pageset_deinit(set);
-	array_deinit(&source->shared_held);
+	objects_free(source->objects);
+	source->objects = NULL;
 }
 
 void memory_stop_tracking(struct source *source)
@@ -317,45 +315,4 @@ int memory_scan(struct source *source, unsigned depth, bool frozen, struct sourc
 		if (source->memory.items[i]->depth <= depth)
 			r = scan_process(source, source->memory.items[i], frozen, jobs, drops, error);
 	return r;
-}
-
-static struct pageset *held_of_object(struct source *source, uint32_t id)
-{
-	while (source->shared_held.count <= id) {
-		struct pageset empty = { 0 };
-
-		if (array_append(&source->shared_held, empty) < 0)
-			return NULL;
-	}
-	return &source->shared_held.items[id];
-}
-
-/*
- * Shared memory can be written through descriptors and by several processes, which no track sees: it is sent whole at the
- * freeze. What the object has no content for is a hole there as it is here, since nothing was sent before.
- */
-int memory_scan_shared(struct source *source, struct source_jobs *jobs, struct source_jobs *drops,
-		       struct error *error)
-{
-	for (size_t i = 0; i < dump_shared_count(source->dump); i++) {
-		const struct dump_shared_object *object = dump_shared_get(source->dump, i);
-		off_t at = 0;
-
-		if (!object->present || !held_of_object(source, object->id))
-			continue;
-		while ((at = lseek(object->fd, at, SEEK_DATA)) >= 0 && (uint64_t)at < object->size) {
-			off_t end = lseek(object->fd, at, SEEK_HOLE);
-			struct source_job job = { .shared = object->id, .address = (uint64_t)at & ~(PAGE - 1) };
-
-			if (end < 0 || (uint64_t)end > object->size)
-				end = (off_t)object->size;
-			if (end <= at)
-				break;
-			job.pages = ((uint64_t)end - job.address + PAGE - 1) / PAGE;
-			if (add_job(jobs, job) < 0)
-				return error_set(error, -ENOMEM, "out of memory");
-			at = end;
-		}
-	}
-	return 0;
 }

@@ -16,7 +16,6 @@
 #include <sys/uio.h>
 #include <xxhash.h>
 
-#include "dump/shared-memory.h"
 #include "source.h"
 #include "util/fdio.h"
 #include "wire.pb-c.h"
@@ -101,19 +100,6 @@ int pages_read(const struct source_memory *memory, uint64_t address, uint64_t pa
 	return fdio_pread(memory->mem_fd, data, pages * PAGE, address) == (ssize_t)(pages * PAGE) ? 0 : -EFAULT;
 }
 
-static int read_shared(struct source *source, const struct source_job *job, uint8_t *data)
-{
-	for (size_t i = 0; i < dump_shared_count(source->dump); i++) {
-		const struct dump_shared_object *object = dump_shared_get(source->dump, i);
-
-		if (object->id != job->shared)
-			continue;
-		memset(data, 0, job->pages * PAGE); /* behind the end of the object */
-		return fdio_pread(object->fd, data, job->pages * PAGE, job->address) < 0 ? -EFAULT : 0;
-	}
-	return -EFAULT;
-}
-
 static bool is_zero(const uint8_t *page)
 {
 	return page[0] == 0 && memcmp(page, page + 1, PAGE - 1) == 0;
@@ -154,7 +140,7 @@ static bool find_copy(struct worker *worker, const struct source_job *job, uint6
 
 /* What the counts and the set of held pages learn from a run that was sent. */
 struct tally {
-	uint64_t sent, zero, copies;
+	uint64_t sent, zero, copies, resent;
 };
 
 static int account(struct source *source, const struct source_job *job, struct source_memory *memory,
@@ -166,6 +152,7 @@ static int account(struct source *source, const struct source_job *job, struct s
 	source->summary->pages_sent += tally->sent;
 	source->summary->pages_zero += tally->zero;
 	source->summary->pages_deduplicated += tally->copies;
+	source->summary->pages_resent += tally->resent;
 	if (memory) {
 		for (uint64_t i = 0; i < job->pages; i++)
 			source->summary->pages_resent += pageset_has(&memory->held, job->address / PAGE + i);
@@ -227,22 +214,66 @@ static int send_zero(struct worker *worker, const struct source_job *job, struct
 	return r;
 }
 
+/* A page of zeros that is a hole on the target, too, is not sent. */
+enum object_part {
+	OBJECT_NOTHING,
+	OBJECT_ZERO = WIRE_PAGES_ZERO,
+	OBJECT_DATA = WIRE_PAGES_DATA,
+};
+
+static enum object_part object_part(struct worker *worker, const struct source_job *job, uint64_t index, struct tally *tally)
+{
+	const uint8_t *page = job->zero ? NULL : worker->data + index * PAGE;
+	bool zero = !page || is_zero(page);
+	bool held = objects_note(worker->work->source, job->shared, job->address + index * PAGE, page, zero);
+
+	tally->sent += !zero;
+	tally->zero += zero;
+	tally->resent += held && !zero;
+	return !zero ? OBJECT_DATA : held ? OBJECT_ZERO : OBJECT_NOTHING;
+}
+
+static int send_object(struct worker *worker, const struct source_job *job)
+{
+	struct source *source = worker->work->source;
+	enum object_part part = OBJECT_NOTHING;
+	struct tally tally = { 0 };
+	uint64_t first = 0;
+	int r = job->zero ? 0 : objects_read(source, job, worker->data);
+
+	if (r < 0)
+		return error_set_errno(&worker->work->error, r, "cannot read shared memory");
+	for (uint64_t i = 0; r == 0 && i <= job->pages; i++) {
+		enum object_part next = OBJECT_NOTHING;
+
+		if (i < job->pages)
+			next = object_part(worker, job, i, &tally);
+		if (i < job->pages && next == part)
+			continue;
+		if (part != OBJECT_NOTHING)
+			r = send_run(worker, job, first, i - first, part, worker->data + first * PAGE);
+		first = i;
+		part = next;
+	}
+	return r < 0 ? r : account(source, job, NULL, &tally);
+}
+
 static int send_job(struct worker *worker, const struct source_job *job)
 {
 	struct source *source = worker->work->source;
 	struct source_memory *memory = job->pid ? memory_find(source, job->pid) : NULL;
 	int r;
 
+	if (!job->pid)
+		return send_object(worker, job);
 	if (job->zero)
 		return memory ? send_zero(worker, job, memory) : 0;
-	r = job->pid ? (memory ? pages_read(memory, job->address, job->pages, worker->data) : -ESRCH)
-		     : read_shared(source, job, worker->data);
+	r = memory ? pages_read(memory, job->address, job->pages, worker->data) : -ESRCH;
 	if (r == 0)
 		return send_pages(worker, job, memory);
 	/* Unmapped, or made a guard, since the scan: the next round knows. Around a hole there may be pages. */
 	for (uint64_t i = 0; job->pages > 1 && i < job->pages; i++) {
-		const struct source_job one = { .pid = job->pid, .shared = job->shared,
-						.address = job->address + i * PAGE, .pages = 1 };
+		const struct source_job one = { .pid = job->pid, .address = job->address + i * PAGE, .pages = 1 };
 
 		r = send_job(worker, &one);
 		if (r < 0)

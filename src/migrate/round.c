@@ -16,6 +16,7 @@
 #include "wire.pb-c.h"
 
 #define PAGE UINT64_C(4096)
+#define OBJECT_PAGES_FEW 64 /* changed since the last round: not worth another one */
 
 int round_send_images(struct source *source, bool frozen, uint32_t depth, int64_t deadline, struct error *error)
 {
@@ -113,8 +114,12 @@ static int send_rejected(struct source *source, struct error *error)
 	return r;
 }
 
-/* With `estimate` NULL no pages are sent: the target only builds the processes ahead. */
-static int one_round(struct source *source, unsigned depth, struct estimate *estimate, struct error *error)
+/*
+ * With `estimate` NULL no pages of processes are sent: the target only builds the processes ahead, and gets the content of
+ * shared objects, which cannot come on demand.
+ */
+static int one_round(struct source *source, unsigned depth, struct estimate *estimate, uint64_t *ret_pages,
+		     struct error *error)
 {
 	struct source_jobs jobs = { 0 };
 	WireRound end = WIRE_ROUND__INIT;
@@ -128,6 +133,8 @@ static int one_round(struct source *source, unsigned depth, struct estimate *est
 	began = clock_now_ns();
 	if (r == 0 && estimate)
 		r = memory_scan(source, depth, false, &jobs, NULL, error);
+	if (r == 0)
+		r = objects_scan(source, false, &jobs, error);
 	end.round = source->round;
 	if (r == 0)
 		r = pages_send(source, &jobs, true, CLOCK_FOREVER, error);
@@ -144,7 +151,22 @@ static int one_round(struct source *source, unsigned depth, struct estimate *est
 			 source->round, (unsigned long long)jobs.pages, (double)(clock_now_ns() - began) / 1e6,
 			 estimate->pages_per_ns * (double)PAGE * 1e9 / 1048576,
 			 estimate->dirty_per_ns * (double)PAGE * 1e9 / 1048576);
+	if (r == 0)
+		*ret_pages = jobs.pages;
 	array_deinit(&jobs.list);
+	return r;
+}
+
+/* Shared objects are sent before the switch in every mode: rounds until what changes meanwhile does not get less. */
+static int postcopy_ahead(struct source *source, struct error *error)
+{
+	uint64_t pages = UINT64_MAX, last;
+	int r;
+
+	do {
+		last = pages;
+		r = one_round(source, UINT32_MAX, NULL, &pages, error);
+	} while (r == 0 && pages > OBJECT_PAGES_FEW && pages < last / 2);
 	return r;
 }
 
@@ -163,13 +185,14 @@ int round_precopy(struct source *source, struct error *error)
 	struct estimate estimate = { .limit_ns = source->options->downtime_limit_ns,
 				     .hybrid = source->options->mode == MIGRATE_HYBRID };
 	unsigned depth = 0;
+	uint64_t pages;
 	int r;
 
 	if (source->options->mode == MIGRATE_POSTCOPY)
-		return one_round(source, UINT32_MAX, NULL, error);
+		return postcopy_ahead(source, error);
 	/* A level of the tree a round at first, so that children are made from parents that have their pages. */
 	do {
-		r = one_round(source, depth, &estimate, error);
+		r = one_round(source, depth, &estimate, &pages, error);
 		depth++;
 	} while (r == 0 && (depth <= tree_depth(source) || !estimate_enough(&estimate)));
 	source->pages_per_ns = estimate.pages_per_ns;

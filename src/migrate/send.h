@@ -53,6 +53,7 @@ struct migrate_summary {
 	uint32_t rounds;             /* before the freeze */
 	uint32_t processes, threads;
 	uint64_t bytes_sent;         /* on the wire, all streams */
+	uint64_t bytes_frozen;       /* of them, while nobody ran: from the first thread's stop to the target's RUNNING */
 	uint64_t bytes_raw;          /* before compression and encryption */
 	uint64_t pages_sent;         /* with their content */
 	uint64_t pages_zero;         /* read as zeros */

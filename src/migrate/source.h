@@ -62,6 +62,7 @@ struct source_shared {
 };
 
 struct dedup;
+struct objects;
 
 struct source {
 	const struct migrate_options *options;
@@ -69,6 +70,7 @@ struct source {
 	struct migrate_summary *summary;
 	enum phase phase;
 	int64_t started, frozen_at;
+	uint64_t frozen_bytes;   /* sent before `frozen_at` */
 	uint8_t session[WIRE_SESSION_SIZE];
 	uint8_t token[WIRE_TOKEN_SIZE];
 	char server_name[256];   /* that the target's certificate must prove */
@@ -84,7 +86,7 @@ struct source {
 	struct image_set *images;
 	enum track_kind track_kind;
 	ARRAY(struct source_memory *) memory; /* owned */
-	ARRAY(struct pageset) shared_held;    /* by shared memory id */
+	struct objects *objects;              /* shared memory, as the target has it; owned, NULL before the first scan */
 	struct tracee_traces *traces;
 	struct tracee_hints *hints;
 	struct tracee_tree *stopped;
@@ -112,6 +114,8 @@ int source_connect_streams(struct source *source, struct error *error);
 int source_open_stream(struct source *source, enum wire_role role, uint32_t index, int64_t deadline,
 		       struct stream **ret, struct error *error);
 void source_close_streams(struct source *source);
+/* On the wire so far, all streams together. Not while another thread sends. */
+uint64_t source_bytes_sent(const struct source *source);
 
 /* preflight.c */
 int source_preflight(struct source *source, struct error *error);
@@ -125,8 +129,17 @@ void memory_stop_tracking(struct source *source);
 /* Written pages of all processes up to `depth`. With `frozen`, the drops too, as ranges for the target. */
 int memory_scan(struct source *source, unsigned depth, bool frozen, struct source_jobs *jobs,
 		struct source_jobs *drops, struct error *error);
-int memory_scan_shared(struct source *source, struct source_jobs *jobs, struct source_jobs *drops,
-		       struct error *error);
+
+/*
+ * objects.c: content of shared memory objects. objects_scan() adds jobs for the pages that differ from what the target has,
+ * of all objects of the last layout; with `frozen` it may use all processors. objects_read() reads the pages of a job, and
+ * objects_note() says that this page is being sent (`zero`: as zeros; NULL: it is a hole) and tells whether the target had
+ * content there; any thread may call these two, one thread a page.
+ */
+int objects_scan(struct source *source, bool frozen, struct source_jobs *jobs, struct error *error);
+int objects_read(struct source *source, const struct source_job *job, uint8_t *data);
+bool objects_note(struct source *source, uint32_t id, uint64_t offset, const uint8_t *page, bool zero);
+void objects_free(struct objects *objects);
 
 /* pages.c */
 struct dedup *dedup_new(void);

@@ -103,6 +103,8 @@ static int write_tree(struct session *session, const struct wire_pages_header *h
 			 header->pages);
 	if (header->kind == WIRE_PAGES_ZERO)
 		data = zeros;
+	if (header->pid == 0 && data == zeros)
+		return restore_shared_drop(session->tree, header->shared, header->address, size, error);
 	if (header->pid == 0)
 		return restore_shared_write(session->tree, header->shared, header->address, data, size, error);
 	r = find_process(session, header->pid, &process, error);

@@ -74,6 +74,8 @@ int restore_mm_seals(struct restore_tree *tree, const struct restore_process *pr
 
 /* shared-memory.c */
 int restore_shared_prepare(struct restore_tree *tree, const struct image_set *images, struct error *error);
+/* Gives up the objects that the last restore_shared_prepare() did not name; after the mappings. */
+void restore_shared_prune(struct restore_tree *tree);
 /* Seals of memfds. */
 int restore_shared_finish(struct restore_tree *tree, struct error *error);
 void restore_shared_free(struct restore_shared *shared);

@@ -84,6 +84,8 @@ static int layout(struct restore_tree *tree, struct error *error)
 	array_for_each(process, &tree->processes)
 		if (r == 0)
 			r = restore_mm_apply(tree, *process, error);
+	if (r == 0)
+		restore_shared_prune(tree);
 	return r;
 }
 

@@ -13,7 +13,8 @@
  * kernel when its tracer ends (PTRACE_O_EXITKILL). restore_tree_free() kills what is not let go and waits for it.
  *
  * All calls on one tree come from one thread, the one that called restore_tree_new(): it is the tracer. The exceptions
- * are restore_pages_write() and restore_shared_write(), which any thread may call while no other call on this tree runs.
+ * are restore_pages_write(), restore_shared_write() and restore_shared_drop(), which any thread may call while no other
+ * call on this tree runs.
  * Calls block for as long as the kernel works; batches end at `restore_tree.deadline`.
  *
  * Memory of a new child process is a copy-on-write copy of its parent's shell at the moment when restore_tree_layout()
@@ -109,11 +110,13 @@ int restore_pages_write(struct restore_process *process, uint64_t address, const
 int restore_pages_drop(struct restore_tree *tree, struct restore_process *process, const struct restore_range *ranges,
 		       size_t count, struct error *error);
 
-/* Content of a shared memory object (dump/shared-memory.h), by offset; holes by restore_shared_drop(). */
+/*
+ * Content of a shared memory object (dump/shared-memory.h), by offset: what lies behind its end is left out, and an offset
+ * there is -EPROTO. restore_shared_drop() makes holes.
+ */
 int restore_shared_write(struct restore_tree *tree, uint32_t id, uint64_t offset, const void *data, size_t size,
 			 struct error *error);
-int restore_shared_drop(struct restore_tree *tree, uint32_t id, const struct restore_range *ranges, size_t count,
-			struct error *error);
+int restore_shared_drop(struct restore_tree *tree, uint32_t id, uint64_t offset, uint64_t size, struct error *error);
 /*
  * A new open file description of an object, with flags as of open(2), for a memfd descriptor. The caller closes it.
  * -ENOENT when no IMAGE_SHARED_MEMORY record named it.

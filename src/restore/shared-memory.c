@@ -2,7 +2,8 @@
 /*
  * Shared memory objects, made here and held open until the tree is let go. An anonymous object is made by a mapping of
  * our own and then opened through /proc/self/map_files, so that it is the same kind of object as on the source; a memfd by
- * memfd_create(2). Content comes by offset through the descriptor.
+ * memfd_create(2). Content comes by offset through the descriptor, from the first round that has the object on; an object
+ * that the newest image set does not name any more is given up.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -22,7 +23,9 @@
 struct shared_object {
 	uint32_t id;    /* on the source */
 	int fd;         /* read and write; owned */
+	uint64_t size;  /* bytes: content behind them is not written */
 	bool memfd;
+	bool wanted;    /* in the newest image set */
 	uint32_t seals; /* to be set at the end */
 };
 
@@ -94,6 +97,8 @@ static int shared_make(struct restore_tree *tree, const SharedMemory *message, s
 static int shared_update(struct shared_object *object, const SharedMemory *message, struct error *error)
 {
 	object->seals = message->seals;
+	object->size = message->size;
+	object->wanted = true;
 	if (!object->memfd)
 		return 0;
 	if (ftruncate(object->fd, (off_t)message->size) < 0)
@@ -108,6 +113,9 @@ int restore_shared_prepare(struct restore_tree *tree, const struct image_set *im
 	const struct image_record *record;
 	size_t cursor = 0;
 
+	if (tree->shared)
+		array_for_each(object, &tree->shared->objects)
+			object->wanted = false;
 	while ((record = image_set_next(images, IMAGE_SHARED_MEMORY, IMAGE_ANY, &cursor))) {
 		_cleanup_message_ SharedMemory *message = NULL;
 		struct shared_object *object;
@@ -124,6 +132,21 @@ int restore_shared_prepare(struct restore_tree *tree, const struct image_set *im
 			return r;
 	}
 	return 0;
+}
+
+void restore_shared_prune(struct restore_tree *tree)
+{
+	size_t kept = 0;
+
+	if (!tree->shared)
+		return;
+	array_for_each(object, &tree->shared->objects) {
+		if (object->wanted)
+			tree->shared->objects.items[kept++] = *object;
+		else
+			close(object->fd);
+	}
+	tree->shared->objects.count = kept;
 }
 
 int restore_shared_finish(struct restore_tree *tree, struct error *error)
@@ -168,21 +191,24 @@ int restore_shared_write(struct restore_tree *tree, uint32_t id, uint64_t offset
 	r = shared_get(tree, id, &object, error);
 	if (r < 0)
 		return r;
+	if (offset >= object->size)
+		return error_set(error, -EPROTO, "shared memory object %u ends before offset 0x%llx", id,
+				 (unsigned long long)offset);
+	/* The last page ends where the object does. */
+	if (size > object->size - offset)
+		size = (size_t)(object->size - offset);
 	r = fdio_pwrite(object->fd, data, size, offset);
 	return r < 0 ? error_set_errno(error, r, "cannot write shared memory object %u", id) : 0;
 }
 
-int restore_shared_drop(struct restore_tree *tree, uint32_t id, const struct restore_range *ranges, size_t count,
-			struct error *error)
+int restore_shared_drop(struct restore_tree *tree, uint32_t id, uint64_t offset, uint64_t size, struct error *error)
 {
 	struct shared_object *object;
 	int r;
 
 	r = shared_get(tree, id, &object, error);
-	for (size_t i = 0; r == 0 && i < count; i++)
-		if (fallocate(object->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)ranges[i].start,
-			      (off_t)ranges[i].size) < 0)
-			r = error_set_errno(error, -errno, "cannot drop pages of shared memory object %u", id);
+	if (r == 0 && fallocate(object->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)size) < 0)
+		r = error_set_errno(error, -errno, "cannot drop pages of shared memory object %u", id);
 	return r;
 }
 

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Memory and deleted files that processes share, written by all ways there are, moved to and fro; and what of them is left to
+be sent while nobody runs.
+"""
+import pytest
+from pagestream import PageServer, send
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "precopy", "postcopy"])
+def test_no_wrong_page(two_hosts, keys, start_victim, mode):
+    a, b, _ = two_hosts
+    with PageServer(a, keys) as on_a, PageServer(b, keys) as on_b:
+        victim = start_victim(a, "shared-pages", "16", "1000")
+        places = [(a, b, on_b), (b, a, on_a)]
+        for number in range(6):
+            source, target, server = places[number % 2]
+            result = send(source, server, victim.pid, mode=mode, streams=1 + number % 3)
+            assert result.status == 0, f"move {number}: {result.text()}"
+            victim.host = target
+            victim.check(target)
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "precopy", "postcopy"])
+@pytest.mark.parametrize("kind, mib", [("a", 256), ("m", 256), ("n", 256)])
+def test_idle_content_goes_ahead(two_hosts, keys, start_victim, kind, mib, mode):
+    a, b, _ = two_hosts
+    with PageServer(b, keys) as on_b:
+        victim = start_victim(a, "shared-pages", str(mib), "0", kind)
+        result = send(a, on_b, victim.pid, mode=mode)
+        assert result.status == 0, result.text()
+        victim.host = b
+        victim.check(b)
+        assert result.json["bytes_sent"] > mib / 2 * MIB, result.json
+        assert result.json["bytes_frozen"] < 2 * MIB, result.json
