@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "image/journal.h"
+#include "lazy/lazy.h"
 #include "pageserver/pageserver.h"
 #include "transport/tls.h"
 #include "util/parse.h"
@@ -118,8 +119,10 @@ int main(int argc, char **argv)
 	struct arguments arguments = { 0 };
 	struct log log = { .fd = STDERR_FILENO, .name = "pageserver", .level = LOG_INFO };
 	struct error error = ERROR_INIT;
-	int r = parse(argc, argv, &arguments);
+	int r;
 
+	lazy_keeper_enter(argc, argv);
+	r = parse(argc, argv, &arguments);
 	if (r < 0) {
 		if (arguments.verbose)
 			log.level = LOG_DEBUG;

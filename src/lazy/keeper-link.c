@@ -10,7 +10,9 @@
  * without it. The window that is left: a pageserver killed between the reading of an event and the message about it.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
+#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -310,25 +312,42 @@ static int listen_at(const char *path, int *ret_fd, struct error *error)
 	return 0;
 }
 
-/* Forks twice, so that the keeper is init's; its PID comes over the link. */
+/* The program anew; what it starts as ends at once, and leaves a child to init, whose PID comes over the link. */
 static int spawn(int listen_fd, int link_fd, const char *path, struct error *error)
 {
-	pid_t pid = fork();
-	int status = 0;
+	char *const arguments[] = { (char *)(uintptr_t)LAZY_KEEPER_NAME, (char *)(uintptr_t)path, NULL };
+	posix_spawn_file_actions_t actions;
+	int status = 0, r;
+	pid_t pid;
 
-	if (pid < 0)
-		return error_set_errno(error, -errno, "fork of the keeper");
-	if (pid == 0) {
-		pid = fork();
-		if (pid != 0)
-			_exit(pid < 0 ? 1 : 0);
-		lazy_keeper_main(listen_fd, link_fd, path);
+	r = posix_spawn_file_actions_init(&actions);
+	if (r == 0) {
+		r = posix_spawn_file_actions_adddup2(&actions, listen_fd, LAZY_KEEPER_LISTEN_FD);
+		if (r == 0)
+			r = posix_spawn_file_actions_adddup2(&actions, link_fd, LAZY_KEEPER_LINK_FD);
+		if (r == 0)
+			r = posix_spawn(&pid, "/proc/self/exe", &actions, NULL, arguments, environ);
+		posix_spawn_file_actions_destroy(&actions);
 	}
+	if (r > 0)
+		return error_set_errno(error, -r, "cannot start the keeper of missing pages");
 	while (waitpid(pid, &status, 0) < 0)
 		if (errno != EINTR)
 			break;
 	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
 		return error_set(error, -EAGAIN, "cannot start the keeper of missing pages");
+	return 0;
+}
+
+/* Out of the way of the numbers that the keeper's sockets get. */
+static int move_up(int *fd)
+{
+	int moved = fcntl(*fd, F_DUPFD_CLOEXEC, LAZY_KEEPER_FD_END);
+
+	if (moved < 0)
+		return -errno;
+	close(*fd);
+	*fd = moved;
 	return 0;
 }
 
@@ -345,6 +364,8 @@ int lazy_keeper_start(struct lazy *lazy, const char *socket_path, pid_t *ret_pid
 		return error_set_errno(error, -errno, "socketpair");
 	ours = pair[0];
 	theirs = pair[1];
+	if (move_up(&listen_fd) < 0 || move_up(&theirs) < 0)
+		return error_set_errno(error, -EMFILE, "cannot start the keeper of missing pages");
 	r = spawn(listen_fd, theirs, socket_path, error);
 	if (r < 0)
 		return r;

@@ -4,8 +4,10 @@
  *
  * It reads no faults and no events while it holds: processes wait, until a new pageserver connects and fetches. It
  * ends when it is told that all is done, when the memory of all processes is gone, and at SIGTERM, before which it ends
- * the processes. It is a fork without exec: it closes all but its own descriptors and is not dumpable, since the memory
- * that it was forked with may hold keys.
+ * the processes.
+ *
+ * It is the page server's own program, executed anew under another name, so nothing of the server's memory is in it: no
+ * key, no buffer. Its two sockets come with fixed numbers. It becomes a child of init at once.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -22,6 +24,7 @@
 #include "private.h"
 
 #define PROBE_MS 1000
+#define NULL_FDS 3 /* the standard streams */
 
 struct keeper {
 	struct lazy *lazy; /* what is held */
@@ -32,27 +35,15 @@ struct keeper {
 	bool used;        /* something has been held */
 };
 
-static int compare_fds(const void *a, const void *b)
+/* Standard streams become /dev/null, everything else but the two sockets is closed. */
+static int close_others(void)
 {
-	return *(const int *)a - *(const int *)b;
-}
-
-/* Standard streams become /dev/null, everything else but the two is closed. */
-static void close_others(int listen_fd, int link_fd)
-{
-	int keep[] = { 2, listen_fd, link_fd };
 	int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-	size_t count = sizeof(keep) / sizeof(keep[0]);
 
-	for (int i = 0; i < 3; i++)
-		dup2(null_fd, i);
-	qsort(keep, count, sizeof(keep[0]), compare_fds);
-	for (size_t i = 0; i < count; i++) {
-		unsigned last = i + 1 < count ? (unsigned)keep[i + 1] - 1 : ~0u;
-
-		if ((unsigned)keep[i] + 1 <= last)
-			syscall(SYS_close_range, (unsigned)keep[i] + 1, last, 0);
-	}
+	for (int i = 0; i < NULL_FDS; i++)
+		if (null_fd < 0 || dup2(null_fd, i) < 0)
+			return -errno;
+	return syscall(SYS_close_range, (unsigned)LAZY_KEEPER_FD_END, ~0u, 0) < 0 ? -errno : 0;
 }
 
 static int prepare_signals(void)
@@ -129,42 +120,53 @@ static void told_to_end(struct keeper *keeper)
 		end(keeper);
 }
 
-void lazy_keeper_main(int listen_fd, int link_fd, const char *socket_path)
+static void __attribute__((noreturn)) hold(struct keeper *keeper)
 {
-	struct keeper keeper = { .listen_fd = listen_fd, .link_fd = link_fd, .path = socket_path };
-	pid_t pid = getpid();
-
-	setsid();
-	prctl(PR_SET_NAME, "pagestream-keep");
-	prctl(PR_SET_DUMPABLE, 0);
-	if (chdir("/") < 0)
-		_exit(1);
-	close_others(listen_fd, link_fd);
-	keeper.signal_fd = prepare_signals();
-	if (keeper.signal_fd < 0 || lazy_make(NULL, &keeper.lazy, NULL) < 0 ||
-	    send(link_fd, &pid, sizeof(pid), MSG_NOSIGNAL) != sizeof(pid))
-		_exit(1);
 	for (;;) {
 		struct pollfd fds[] = {
-			{ .fd = keeper.signal_fd, .events = POLLIN },
-			{ .fd = keeper.listen_fd, .events = POLLIN },
-			{ .fd = keeper.link_fd, .events = POLLIN },
+			{ .fd = keeper->signal_fd, .events = POLLIN },
+			{ .fd = keeper->listen_fd, .events = POLLIN },
+			{ .fd = keeper->link_fd, .events = POLLIN },
 		};
-		int n = poll(fds, 3, keeper.link_fd < 0 ? PROBE_MS : -1);
+		int n = poll(fds, 3, keeper->link_fd < 0 ? PROBE_MS : -1);
 
 		if (n < 0)
 			continue;
 		if (fds[0].revents)
-			told_to_end(&keeper);
+			told_to_end(keeper);
 		/* What a server that is gone has left unread comes before its successor. */
-		while (fds[2].revents && keeper.link_fd >= 0) {
-			read_link(&keeper);
+		while (fds[2].revents && keeper->link_fd >= 0) {
+			read_link(keeper);
 			if (!(fds[2].revents & POLLHUP))
 				break;
 		}
 		if (fds[1].revents)
-			accept_link(&keeper);
-		if (n == 0 && !anything_missing(&keeper))
-			end(&keeper);
+			accept_link(keeper);
+		if (n == 0 && !anything_missing(keeper))
+			end(keeper);
 	}
+}
+
+void lazy_keeper_enter(int argc, char **argv)
+{
+	struct keeper keeper = { .listen_fd = LAZY_KEEPER_LISTEN_FD, .link_fd = LAZY_KEEPER_LINK_FD };
+	pid_t pid;
+
+	if (argc != 2 || strcmp(argv[0], LAZY_KEEPER_NAME) != 0)
+		return;
+	pid = fork();
+	if (pid != 0)
+		_exit(pid < 0 ? 1 : 0);
+	keeper.path = argv[1];
+	pid = getpid();
+	setsid();
+	prctl(PR_SET_NAME, LAZY_KEEPER_NAME); /* as far as it fits into 15 bytes */
+	prctl(PR_SET_DUMPABLE, 0);
+	if (chdir("/") < 0 || close_others() < 0)
+		_exit(1);
+	keeper.signal_fd = prepare_signals();
+	if (keeper.signal_fd < 0 || lazy_make(NULL, &keeper.lazy, NULL) < 0 ||
+	    send(keeper.link_fd, &pid, sizeof(pid), MSG_NOSIGNAL) != sizeof(pid))
+		_exit(1);
+	hold(&keeper);
 }

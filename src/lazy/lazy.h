@@ -107,10 +107,17 @@ int lazy_run_faults(struct lazy *lazy, struct stream *urgent, int cancel_fd, str
 void lazy_statistics(struct lazy *lazy, struct lazy_statistics *ret);
 
 /*
+ * To be called first in main() by every program that calls lazy_keeper_start(), since the keeper is the same program
+ * (/proc/self/exe): returns at once, or never.
+ */
+void lazy_keeper_enter(int argc, char **argv);
+
+/*
  * Starts the keeper: a process of its own, child of init, that holds the userfaultfds and what is missing, and listens
  * at the UNIX socket `socket_path` (made here with mode 0600; removed by the keeper when it ends). Before the process
- * runs, in any order with lazy_add(); it takes some 2 ms, so early is better. It ends by itself when nothing is missing
- * any more or no process is left. SIGTERM: it kills the processes, then ends. `ret_pid` may be NULL.
+ * runs, in any order with lazy_add(); it takes some 10 ms, so early is better. It ends by itself when nothing is missing
+ * any more or no process is left, and when lazy_free() comes before the first lazy_add(). SIGTERM: it kills the
+ * processes, then ends. `ret_pid` may be NULL.
  */
 int lazy_keeper_start(struct lazy *lazy, const char *socket_path, pid_t *ret_pid, struct error *error);
 

@@ -206,7 +206,9 @@ void lazy_link_everything(struct lazy *lazy);
 /* Takes one message and applies it; returns its kind, 0 at the end of the link, or a negative errno. */
 int lazy_link_receive(struct lazy *lazy, int fd);
 
-/* ---- keeper.c */
+/* ---- keeper.c: lazy_keeper_enter(), and how keeper-link.c starts it: under this name, with the socket's path */
 
-/* The process; owns both descriptors. Does not return. */
-void lazy_keeper_main(int listen_fd, int link_fd, const char *socket_path) __attribute__((noreturn));
+#define LAZY_KEEPER_NAME      "pagestream-keeper"
+#define LAZY_KEEPER_LISTEN_FD 3
+#define LAZY_KEEPER_LINK_FD   4
+#define LAZY_KEEPER_FD_END    5

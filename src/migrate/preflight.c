@@ -41,10 +41,11 @@ static int ask_target(struct source *source, struct error *error)
 				    error);
 	}
 	preflight.memory = tree_memory(source);
-	preflight.has_tcp_close = preflight.has_bulk = preflight.has_dry_run = 1;
+	preflight.has_tcp_close = preflight.has_bulk = preflight.has_dry_run = preflight.has_postcopy = 1;
 	preflight.tcp_close = source->options->tcp_close;
 	preflight.bulk = source->options->streams;
 	preflight.dry_run = source->options->dry_run;
+	preflight.postcopy = source->options->mode != MIGRATE_PRECOPY;
 	if (r == 0)
 		r = wire_send(source->control, WIRE_PREFLIGHT, &preflight.base, deadline, error);
 	if (r == 0)

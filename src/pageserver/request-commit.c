@@ -52,6 +52,7 @@ static void tidy(struct session *session)
 	struct error error = ERROR_INIT;
 	struct freezer *freezer = NULL;
 
+	session_drop_ready_lazy(session);
 	session->locks = restore_locks_steal(session->tree);
 	pthread_rwlock_wrlock(&session->tree_lock);
 	restore_tree_free(session->tree);

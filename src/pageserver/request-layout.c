@@ -68,6 +68,8 @@ static int layout(struct session *session, unsigned depth, struct error *error)
 	}
 	if (r == 0)
 		r = freezer_fill(session, error);
+	if (r == 0 && session->postcopy)
+		r = session_ready_lazy(session, error);
 	pthread_rwlock_unlock(&session->tree_lock);
 	log_debug(session->log, "session %s: layout %u in %lld us", session->text, session->round,
 		  (long long)((clock_now_ns() - begin) / 1000));

@@ -87,6 +87,7 @@ int request_preflight(struct session *session, const struct buffer *payload, str
 	session->bulk_count = message->has_bulk && message->bulk ? message->bulk : 1;
 	session->restore.tcp_close = message->tcp_close;
 	session->dry_run = message->dry_run;
+	session->postcopy = message->postcopy;
 	available = registry_available(session->registry);
 	image_blockers_init(&blockers);
 	r = restore_check(session->incoming, &blockers, error);

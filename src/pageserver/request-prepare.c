@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "session.h"
+#include "util/cleanup.h"
 #include "util/stop-point.h"
 
 static int add_missing(struct session *session, const session_ranges *missing, size_t first, size_t end,
@@ -31,27 +32,20 @@ static int add_missing(struct session *session, const session_ranges *missing, s
 
 static int start_lazy(struct session *session, const session_ranges *missing, struct error *error)
 {
-	char path[108];
-	int r;
+	int r = session_ranges_drop(session, missing, error);
 
-	r = session_ranges_drop(session, missing, error);
 	if (r == 0)
-		r = lazy_new(session->log, &session->lazy, error);
+		r = session_ready_lazy(session, error);
+	if (r < 0)
+		return r;
+	session->lazy = steal_ptr(&session->ready_lazy);
+	session->has_keeper = true;
 	for (size_t i = 0, end; r == 0 && i < missing->count; i = end) {
 		for (end = i; end < missing->count && missing->items[end].pid == missing->items[i].pid; end++)
 			;
 		r = add_missing(session, missing, i, end, error);
 	}
-	if (r < 0)
-		return r;
-	if (!session_keeper_path(session->registry, session->text, path, sizeof(path)))
-		return error_set(error, -ENAMETOOLONG, "the state directory %s has too long a name",
-				 session->registry->options->state_dir);
-	r = lazy_keeper_start(session->lazy, path, NULL, error);
-	if (r < 0)
-		return r;
-	session->has_keeper = true;
-	return session_start_faults(session, error);
+	return r < 0 ? r : session_start_faults(session, error);
 }
 
 static int finish(struct session *session, const session_ranges *missing, struct error *error)

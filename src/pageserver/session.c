@@ -413,6 +413,7 @@ void *session_main(void *argument)
 	if (is_committed(session) || run_before_commit(session) == 0)
 		run_after_commit(session);
 	session_cut(session);
+	session_drop_ready_lazy(session);
 	log_debug(session->log,
 		  "session %s: ends %s: %llu pages, %llu zero, %llu found by hash, %llu hashes rejected, %llu pushed",
 		  session->text, phase_name(session_phase(session)), (unsigned long long)session->counters.pages,

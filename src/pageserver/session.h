@@ -101,12 +101,14 @@ struct session {
 	struct restore_options restore;    /* what the source wants */
 	struct image_set *incoming;        /* records of the coming layout; owned */
 	struct image_set *images;          /* records of the last layout; owned */
+	struct lazy *ready_lazy;           /* with its keeper, to become `lazy` at the PREPARE; owned */
 	struct freezer *freezer;           /* owned; NULL: no cgroup v2 here */
 	struct restore_locks *locks;       /* to be taken when the source's copy has gone; owned */
 	pthread_t fault_thread;            /* valid if `fault_started` */
 	bool fault_started;                /* it runs, or has not been joined */
 	bool frozen;                       /* the last layout is the final one */
 	bool dry_run;                      /* only the preflight is wanted */
+	bool postcopy;                     /* pages may be missing at the switch */
 	bool has_keeper;                   /* a keeper holds the userfaultfds */
 	uint32_t round;                    /* of the last layout */
 	unsigned bulk_count;               /* bulk streams of the session */
@@ -171,6 +173,11 @@ int request_ended(struct session *session, const struct buffer *payload, struct 
 int request_commit_complete(struct session *session, struct error *error);
 /* Locks that the source's copy has held: one try each. Number left, or an error. */
 int request_ended_locks(struct session *session, size_t *ret_left, struct error *error);
+
+/* ---- keeper.c */
+/* Makes `ready_lazy`, once. */
+int session_ready_lazy(struct session *session, struct error *error);
+void session_drop_ready_lazy(struct session *session);
 
 /* ---- session-journal.c */
 int session_journal(struct session *session, enum journal_phase phase, struct error *error);

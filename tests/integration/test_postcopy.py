@@ -48,3 +48,51 @@ def test_memory_changes_without_source(two_hosts, page_server, start_victim, how
         assert job.status == 0, job.text()
     victim.check(b)
     assert not missing(b, victim.pid)
+
+
+def processes(host, name):
+    """PIDs on the host whose command line begins with the name."""
+    found = []
+    for pid, outer in host.pids().items():
+        try:
+            words = open(f"/proc/{outer}/cmdline", "rb").read().split(b"\0")
+        except OSError:
+            continue
+        if words[0].decode() == name:
+            found.append(pid)
+    return found
+
+
+def private_kib(host, pid):
+    """Memory that the process has for itself."""
+    return sum(int(line.split()[1]) for line in (host.proc(pid) / "smaps_rollup").read_text().splitlines()
+               if line.startswith(("Private_Dirty:", "Private_Clean:", "Swap:")))
+
+
+def test_keeper(two_hosts, page_server, start_victim):
+    """Beside the server there is a small process of init's that says what it is, and goes when all pages are there."""
+    a, b, net = two_hosts
+    victim = start_victim(a, "pages", "48", "1", "500")
+    net.limit("40mbit")
+    job = send_start(a, page_server, victim.pid, mode="postcopy")
+    wait_until(lambda: running(a, b, victim, job), 30, "it runs on the target")
+    keeper, = processes(b, "pagestream-keeper")
+    status = (b.proc(keeper) / "status").read_text()
+    assert "Name:\tpagestream-keep" in status
+    assert f"PPid:\t{b.init}\n" in status
+    assert private_kib(b, keeper) < 2048
+    net.limit("1gbit")
+    job.wait(120)
+    assert job.status == 0, job.text()
+    wait_until(lambda: not processes(b, "pagestream-keeper"), 10, "the keeper has ended")
+    victim.check(b)
+
+
+@pytest.mark.parametrize("mode", ["precopy", "hybrid"])
+def test_no_keeper_stays(two_hosts, page_server, start_victim, mode):
+    a, b, _ = two_hosts
+    victim = start_victim(a, "pages", "16", "1", "0")
+    job = send_start(a, page_server, victim.pid, mode=mode).wait(60)
+    assert job.status == 0, job.text()
+    wait_until(lambda: not processes(b, "pagestream-keeper"), 10, "no keeper is left")
+    victim.check(b)

@@ -300,7 +300,7 @@ static void test_free_poisons(void **state)
 	assert_int_equal(atomic_load(&shared->wrong), 0);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_free_kills, lazy_setup, lazy_teardown),
@@ -312,5 +312,6 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_keeper_alone, lazy_setup, lazy_teardown),
 	};
 
+	lazy_keeper_enter(argc, argv);
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);
 }
