@@ -40,6 +40,7 @@ struct dump_host;   /* parts.h: what does not change about this machine */
 struct dump_options {
 	bool tcp_close;     /* established TCP connections are restored as closed by the peer */
 	uint64_t ghost_max; /* bytes of one deleted file that may travel in the images; 0: 1 GiB */
+	const char *const *own_programs; /* paths of programs that cannot be moved as they move, up to a NULL; NULL: none */
 };
 
 /* What /proc/PID/smaps says of a mapping, and maps does not. */

@@ -57,6 +57,11 @@ static const struct {
 	{ "anon_inode:bpf", "BPF objects belong to this host", "let the program close it first" },
 	{ "anon_inode:kvm", "virtual machines cannot be moved this way",
 	  "use the migration of the virtual machine monitor" },
+	{ "anon_inode:[landlock-ruleset]", "rules of Landlock cannot be moved",
+	  "let the program close it first" },
+	{ "anon_inode:[fscontext]", "it is about to mount a file system", "let the program close it first" },
+	{ "anon_inode:[mount", "a mount that is attached nowhere cannot be moved",
+	  "let the program close it first" },
 	{ "socket:", "sockets of this family cannot be moved", "let the program close it first" },
 };
 

@@ -16,6 +16,7 @@
 #include "dump/files.h"
 #include "fs.pb-c.h"
 #include "parts.h"
+#include "tracee/freezer.h"
 #include "util/cleanup.h"
 
 static void check_namespaces(struct dump_context *ctx, const struct dump_process *process)
@@ -87,6 +88,17 @@ static void check_children(struct dump_context *ctx, const struct dump_process *
 	array_deinit(&children);
 }
 
+/* Frozen by its cgroup (a paused container, an earlier move in doubt): whatever it would be asked to do, it does not. */
+static void check_frozen(struct dump_context *ctx, const struct dump_process *process)
+{
+	_cleanup_free_ char *cgroup = NULL;
+
+	if (freezer_process_is_frozen(process->pid, &cgroup) > 0)
+		dump_blocker_add(ctx, process->pid, "process", "it is frozen by its cgroup",
+				 "thaw it; if an earlier move left it so: migrate status, migrate resolve SESSION",
+				 "cgroup %s", cgroup);
+}
+
 static void check_status(struct dump_context *ctx, const struct dump_process *process,
 			 const struct dump_status *status)
 {
@@ -128,8 +140,11 @@ int dump_process_check(struct dump_context *ctx, struct dump_process *process, s
 	check_namespaces(ctx, process);
 	check_sharing(ctx, process);
 	/* At the freeze the process itself is asked, see thread.c: reading a file for each thread takes too long. */
-	if (!process->tracee)
+	if (!process->tracee) {
 		check_children(ctx, process);
+		dump_program_check(ctx, process);
+		check_frozen(ctx, process);
+	}
 	return 0;
 }
 

@@ -14,9 +14,11 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statfs.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -25,6 +27,7 @@
 #include "util/cleanup.h"
 #include "util/fdio.h"
 
+#define MQUEUE_MAGIC 0x19800202 /* the kernel's ipc/mqueue.c */
 #define ENTRIES_MAX 100000 /* of a directory that is searched for another name of a file */
 
 static const char deleted_suffix[] = " (deleted)";
@@ -52,6 +55,24 @@ static void block(struct dump_context *ctx, const struct dump_regular *file, con
 {
 	dump_blocker_add(ctx, file->process->pid, file->kind, cause, remedy, "%s -> %s", file->what,
 			 file->link);
+}
+
+/* Files of file systems whose files are not what read(2) gives. */
+static bool blocked_by_file_system(struct dump_context *ctx, const struct dump_regular *file)
+{
+	struct statfs fs;
+
+	if (!S_ISREG(file->st->st_mode) || fstatfs(file->fd, &fs) < 0)
+		return false;
+	if (fs.f_type == MQUEUE_MAGIC)
+		block(ctx, file, "POSIX message queues cannot be moved", "let the program close it first");
+	else if (fs.f_type == SECRETMEM_MAGIC)
+		block(ctx, file, "memory of memfd_secret(2) cannot be read", "start the program without it");
+	else if (fs.f_type == HUGETLBFS_MAGIC)
+		block(ctx, file, "huge pages of hugetlbfs are in use", "start the program without explicit huge pages");
+	else
+		return false;
+	return true;
 }
 
 /* Is it a device or a file of /proc that means something else on the target? Adds the blocker. */
@@ -245,7 +266,7 @@ int dump_regular_add(struct dump_context *ctx, const struct dump_regular *file,
 		      "let the program close it first");
 		return 0;
 	}
-	if (blocked_by_type(ctx, file, message->flags))
+	if (blocked_by_type(ctx, file, message->flags) || blocked_by_file_system(ctx, file))
 		return 0;
 	named = lstat(file->link, &there) == 0 && there.st_dev == file->st->st_dev &&
 		there.st_ino == file->st->st_ino;

@@ -50,9 +50,10 @@ static bool is_ancestor_of_ours(pid_t pid)
 }
 
 /* What can never be the root of a tree to move. */
-static int check_root(pid_t pid, struct error *error)
+static int check_root(pid_t pid, const struct dump_options *options, struct error *error)
 {
 	struct procfs_stat stat;
+	const char *own;
 	char leader[16];
 	int r;
 
@@ -75,6 +76,9 @@ static int check_root(pid_t pid, struct error *error)
 	if (stat.state == 'Z' || stat.state == 'X')
 		return error_set(error, -ESRCH, "PID %d (%s) has ended and only waits for its parent %d", pid, stat.comm,
 				 stat.ppid);
+	own = dump_program_own(options, pid);
+	if (own)
+		return error_set(error, -EPERM, "PID %d runs %s, which moves processes and cannot be moved", pid, own);
 	r = procfs_read_status(pid, "Tgid", leader, sizeof(leader), error);
 	if (r == 0 && strtol(leader, NULL, 10) != pid)
 		r = error_set(error, -ESRCH, "PID %d is a thread of process %s: name the process", pid, leader);
@@ -211,7 +215,7 @@ int dump_context_new(pid_t root, const struct dump_options *options, const struc
 	struct dump_context *ctx;
 	int r;
 
-	r = check_root(root, error);
+	r = check_root(root, options, error);
 	if (r < 0)
 		return r;
 	ctx = calloc(1, sizeof(*ctx));

@@ -27,6 +27,38 @@ static uint64_t tree_memory(const struct source *source)
 	return sum;
 }
 
+/* Sessions that another migrate has with processes of this tree: under way, or left with nobody sure where the tree runs. */
+static void check_sessions(struct source *source)
+{
+	struct journal_list list;
+
+	if (journal_list(source->state_fd, &list, NULL) < 0)
+		return;
+	array_for_each(place, &list.entries) {
+		const JournalEntry *entry = *place;
+		bool busy = entry->agent && journal_process_alive(entry->agent);
+		char session[WIRE_SESSION_TEXT];
+
+		if (entry->side != JOURNAL_SOURCE || (!busy && entry->phase == JOURNAL_STARTED))
+			continue;
+		wire_session_text(entry->session.data, session);
+		for (size_t i = 0; i < entry->n_processes; i++) {
+			const JournalProcess *process = entry->processes[i];
+
+			if (!dump_context_find(source->dump, process->pid) || !journal_process_alive(process))
+				continue;
+			image_blockers_add(&source->dump->blockers, process->pid, "session",
+					   busy ? "it is being moved already" :
+						  "an earlier move left it, and it may run on its target",
+					   busy ? "wait for that move, or end it: migrate cancel SESSION" :
+						  "settle that first: migrate resolve SESSION",
+					   "%s to %s, %s", session, entry->peer ? entry->peer : "?",
+					   journal_phase_name(entry->phase));
+		}
+	}
+	journal_list_deinit(&list);
+}
+
 static int ask_target(struct source *source, struct error *error)
 {
 	_cleanup_message_ WirePreflightReply *reply = NULL;
@@ -90,6 +122,8 @@ int source_preflight(struct source *source, struct error *error)
 	r = image_set_new(&source->images);
 	if (r == 0)
 		r = dump_preflight(source->dump, source->images, error);
+	if (r == 0)
+		check_sessions(source);
 	if (r == 0)
 		r = ask_target(source, error);
 	if (r == 0)

@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -66,6 +67,28 @@ int source_journal(struct source *source, enum journal_phase phase, struct error
 	return journal_write(source->state_fd, &entry, error);
 }
 
+/* Programs that cannot be moved as they move: this one, and the page server where it is built or installed. */
+static void name_own_programs(struct source *source)
+{
+	static const char *const beside[] = { "migrate", "pageserver", "../sbin/pageserver" };
+	char self[PATH_MAX - 32];
+	ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	char *slash;
+
+	if (length < 0)
+		return;
+	self[length] = '\0';
+	slash = strrchr(self, '/');
+	if (!slash)
+		return;
+	*slash = '\0';
+	for (size_t i = 0; i < sizeof(beside) / sizeof(beside[0]); i++) {
+		snprintf(source->own_paths[i], sizeof(source->own_paths[i]), "%s/%s", self, beside[i]);
+		source->own_programs[i] = source->own_paths[i];
+	}
+	source->dump_options.own_programs = source->own_programs;
+}
+
 int source_init(struct source *source, const struct migrate_options *options, const struct log *log,
 		struct migrate_summary *summary, struct error *error)
 {
@@ -75,6 +98,7 @@ int source_init(struct source *source, const struct migrate_options *options, co
 				   .guardian_fd = -1, .started = clock_now_ns() };
 	pthread_mutex_init(&source->lock, NULL);
 	source->dump_options.tcp_close = options->tcp_close;
+	name_own_programs(source);
 	source->dedup = dedup_new();
 	source->hints = tracee_hints_new();
 	if (!source->dedup || !source->hints)

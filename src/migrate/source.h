@@ -2,6 +2,7 @@
 /* What the files of this folder share: one migration, seen from the source. Used by one thread, except where said. */
 #pragma once
 
+#include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -82,6 +83,8 @@ struct source {
 	uint32_t bulk_count;
 	uint64_t closed_wire, closed_raw; /* of streams that are closed already */
 	struct dump_options dump_options;
+	char own_paths[3][PATH_MAX];         /* migrate and pageserver, wherever they are beside us */
+	const char *own_programs[4];         /* the same, then NULL */
 	struct dump_context *dump;
 	struct image_set *images;
 	enum track_kind track_kind;

@@ -39,15 +39,15 @@ static void check_pid(pid_t pid, long pid_max, bool leads_group, struct image_bl
 	struct procfs_stat owner;
 
 	if (pid >= pid_max)
-		image_blockers_add(blockers, pid, "PID", "it is over the target's kernel.pid_max",
-				   "raise kernel.pid_max on the target", "PID %d", pid);
+		image_blockers_add(blockers, pid, "process", "its PID is over the target's kernel.pid_max",
+				   "raise kernel.pid_max on the target", "number %d", pid);
 	else if (procfs_read_stat(pid, &owner, NULL) == 0)
-		image_blockers_add(blockers, pid, "PID", "it is in use on the target",
-				   "end that process, or run pageserver in a PID namespace of its own", "PID %d (%s)",
-				   pid, owner.comm);
+		image_blockers_add(blockers, pid, "process", "its PID is in use on the target",
+				   "end that process, or run pageserver in a PID namespace of its own",
+				   "number %d (%s has it)", pid, owner.comm);
 	else if (leads_group && is_member_of_group(pid))
-		image_blockers_add(blockers, pid, "PID", "a process group or session on the target has that number",
-				   "end the processes of that group on the target", "PID %d", pid);
+		image_blockers_add(blockers, pid, "process", "a process group or session on the target has its PID",
+				   "end the processes of that group on the target", "number %d", pid);
 }
 
 static int check_pids(const struct image_set *images, struct image_blockers *blockers, struct error *error)

@@ -264,6 +264,32 @@ int freezer_is_frozen(struct freezer *freezer, struct error *error)
 	return strstr((const char *)text.data, "frozen 1") != NULL;
 }
 
+int freezer_process_is_frozen(pid_t pid, char **ret_cgroup)
+{
+	_cleanup_buffer_ struct buffer text = BUFFER_INIT;
+	struct freezer look = { .root_fd = -1 };
+	_cleanup_free_ char *cgroup = NULL;
+	_cleanup_fd_ int root = open_mounted();
+	int r;
+
+	if (root < 0)
+		return root;
+	r = read_cgroup(pid, &cgroup, NULL);
+	if (r < 0)
+		return r;
+	look.root_fd = root;
+	look.path = cgroup;
+	r = read_file(&look, "cgroup.events", &text);
+	if (r == -ENOENT)
+		return 0; /* the root has none */
+	if (r < 0)
+		return r;
+	if (!strstr((const char *)text.data, "frozen 1"))
+		return 0;
+	*ret_cgroup = steal_ptr(&cgroup);
+	return 1;
+}
+
 static int set_state(struct freezer *freezer, bool frozen, bool wait, int64_t deadline,
 		     struct error *error)
 {

@@ -47,6 +47,12 @@ int freezer_thaw(struct freezer *freezer, int64_t deadline, struct error *error)
 /* 1: cgroup.events says frozen, 0: it does not. */
 int freezer_is_frozen(struct freezer *freezer, struct error *error);
 
+/*
+ * 1: the process is in a cgroup that is frozen, by itself or by one above; its path goes to `ret_cgroup`, to be freed.
+ * 0: it is not. Negative when that cannot be told (no hierarchy is mounted, the process has ended).
+ */
+int freezer_process_is_frozen(pid_t pid, char **ret_cgroup);
+
 /* Moves the process back to where freezer_add() found it (the parent cgroup if that is not known).
  */
 int freezer_restore(struct freezer *freezer, pid_t pid, struct error *error);

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Holds one of each kind of object that cannot be moved, as far as this kernel has them: DIR/kinds names what it holds,
+ * a line each: "NAME descriptor NUMBER", "NAME mapping ADDRESS" or "NAME process -".
+ */
+#include "victim.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <linux/bpf.h>
+#include <linux/filter.h>
+#include <linux/io_uring.h>
+#include <linux/landlock.h>
+#include <linux/netlink.h>
+#include <linux/perf_event.h>
+#include <linux/seccomp.h>
+#include <linux/userfaultfd.h>
+#include <mqueue.h>
+#include <netinet/in.h>
+#include <sys/fanotify.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/shm.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+static FILE *kinds;
+
+static void descriptor(const char *name, long fd)
+{
+	if (fd >= 0)
+		fprintf(kinds, "%s descriptor %ld\n", name, fd);
+}
+
+static void mapping(const char *name, const void *address)
+{
+	if (address != MAP_FAILED)
+		fprintf(kinds, "%s mapping %lx\n", name, (unsigned long)address);
+}
+
+static void open_rings(void)
+{
+	struct io_uring_params params = {0};
+	unsigned long context = 0;
+	long fd = syscall(SYS_io_uring_setup, 4, &params);
+
+	descriptor("io_uring", fd);
+	if (fd >= 0)
+		mapping("io_uring-ring",
+			mmap(NULL, VICTIM_PAGE, PROT_READ, MAP_SHARED, (int)fd, IORING_OFF_SQ_RING));
+	if (syscall(SYS_io_setup, 8, &context) == 0)
+		mapping("aio", (void *)context);
+}
+
+static void open_faults(void)
+{
+	struct uffdio_api api = {.api = UFFD_API};
+	struct uffdio_register range = {.mode = UFFDIO_REGISTER_MODE_MISSING};
+	long fd = syscall(SYS_userfaultfd, O_CLOEXEC);
+	char *area = mmap(NULL, 4 * VICTIM_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	descriptor("userfaultfd", fd);
+	if (fd < 0 || ioctl((int)fd, UFFDIO_API, &api) < 0)
+		return;
+	range.range.start = (unsigned long)area;
+	range.range.len = 4 * VICTIM_PAGE;
+	if (ioctl((int)fd, UFFDIO_REGISTER, &range) == 0)
+		mapping("userfaultfd-range", area);
+}
+
+static void open_sockets(void)
+{
+	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t size = sizeof(address);
+	int listener = socket(AF_INET, SOCK_STREAM, 0), client = socket(AF_INET, SOCK_STREAM, 0);
+	int accepted = -1;
+
+	descriptor("netlink", socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE));
+	descriptor("packet", socket(AF_PACKET, SOCK_RAW, 0));
+	descriptor("raw", socket(AF_INET, SOCK_RAW, IPPROTO_ICMP));
+	descriptor("alg", socket(AF_ALG, SOCK_SEQPACKET, 0));
+	if (bind(listener, (struct sockaddr *)&address, size) == 0 && listen(listener, 1) == 0 &&
+	    getsockname(listener, (struct sockaddr *)&address, &size) == 0 &&
+	    connect(client, (struct sockaddr *)&address, size) == 0)
+		accepted = accept(listener, NULL, NULL);
+	descriptor("tcp-client", accepted < 0 ? -1 : client);
+	descriptor("tcp-server", accepted);
+	close(listener);
+}
+
+static void open_others(void)
+{
+	struct perf_event_attr event = {.type = PERF_TYPE_SOFTWARE, .size = sizeof(event), .config = PERF_COUNT_SW_PAGE_FAULTS};
+	union bpf_attr map = {.map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = 8, .max_entries = 1};
+	struct landlock_ruleset_attr rules = {.handled_access_fs = LANDLOCK_ACCESS_FS_EXECUTE};
+
+	descriptor("pidfd", syscall(SYS_pidfd_open, getpid(), 0));
+	descriptor("fanotify", fanotify_init(FAN_CLASS_NOTIF, O_RDONLY));
+	descriptor("perf", syscall(SYS_perf_event_open, &event, 0, -1, -1, 0));
+	descriptor("bpf", syscall(SYS_bpf, BPF_MAP_CREATE, &map, sizeof(map)));
+	descriptor("landlock", syscall(SYS_landlock_create_ruleset, &rules, sizeof(rules), 0));
+	descriptor("fsopen", fsopen("tmpfs", 0));
+	descriptor("namespace", open("/proc/self/ns/net", O_RDONLY));
+	descriptor("pty", posix_openpt(O_RDWR | O_NOCTTY));
+	descriptor("kvm", open("/dev/kvm", O_RDWR));
+	descriptor("tun", open("/dev/net/tun", O_RDWR));
+	descriptor("mqueue", mq_open("/unmovable", O_RDWR | O_CREAT, 0600, NULL));
+	mq_unlink("/unmovable");
+}
+
+static void open_memory(void)
+{
+	int segment = shmget(IPC_PRIVATE, VICTIM_PAGE, 0600);
+	long secret = syscall(SYS_memfd_secret, 0);
+
+	if (segment >= 0) {
+		void *area = shmat(segment, NULL, 0);
+
+		shmctl(segment, IPC_RMID, NULL);
+		if (area != (void *)-1)
+			mapping("sysv", area);
+	}
+	mapping("hugetlb", mmap(NULL, 2 << 20, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE, -1, 0));
+	descriptor("secret", secret);
+	if (secret >= 0 && ftruncate((int)secret, (off_t)VICTIM_PAGE) == 0)
+		mapping("secret-memory", mmap(NULL, VICTIM_PAGE, PROT_READ, MAP_SHARED, (int)secret, 0));
+}
+
+static void become(void)
+{
+	struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	struct sock_fprog filter = {.len = 1, .filter = &allow};
+	siginfo_t ended;
+	pid_t child = fork();
+
+	MUST(child >= 0);
+	if (child == 0)
+		_exit(0);
+	MUST(waitid(P_PID, (id_t)child, &ended, WEXITED | WNOWAIT) == 0);
+	fprintf(kinds, "zombie process %d\n", child);
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0)
+		fprintf(kinds, "seccomp process -\n");
+}
+
+static bool verify(struct victim *v, void *context)
+{
+	return true;
+}
+
+int main(int argc, char **argv)
+{
+	struct victim v;
+
+	victim_start(&v, argc, argv);
+	kinds = fopen(victim_path(&v, "kinds"), "we");
+	MUST(kinds != NULL);
+	open_rings();
+	open_faults();
+	open_sockets();
+	open_others();
+	open_memory();
+	become();
+	MUST(fclose(kinds) == 0);
+	victim_run(&v, verify, NULL);
+}
