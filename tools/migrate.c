@@ -232,7 +232,7 @@ static int run_session(int argc, char **argv, struct log *log)
 		r = migrate_cancel(state_dir, session, &error);
 	else
 		r = migrate_resolve(session, decision, state_dir, log, &error);
-	return report(log, &error, r);
+	return report(log, &error, r) && r == -EINPROGRESS ? MIGRATE_IN_DOUBT : r < 0;
 }
 
 static const struct {

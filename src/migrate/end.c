@@ -49,10 +49,9 @@ void end_rollback(struct source *source)
 {
 	int64_t deadline = clock_deadline(10 * CLOCK_S);
 	struct error error = ERROR_INIT;
+	bool doubt = source->phase == PHASE_DOUBT;
 
 	source_enter(source, PHASE_ROLLBACK);
-	if (source->control)
-		wire_send(source->control, WIRE_ABORT, NULL, clock_deadline(CLOCK_S), NULL);
 	if (source->freezer && freezer_thaw(source->freezer, deadline, &error) < 0)
 		log_warning(source->log, "%s", error.message);
 	memory_stop_tracking(source);
@@ -64,5 +63,8 @@ void end_rollback(struct source *source)
 		log_warning(source->log, "%s", error.message);
 	if (source->state_fd >= 0)
 		journal_remove(source->state_fd, source->session, NULL);
+	/* The target would find out by itself. After doubt it has told us. */
+	if (source->control && !doubt)
+		wire_send(source->control, WIRE_ABORT, NULL, clock_deadline(CLOCK_S), NULL);
 	source_enter(source, PHASE_FAILED);
 }

@@ -6,7 +6,7 @@
  *   send those that cannot wait, name the others; the target answers PREPARED
  *   let the freezer hold the tree, write the journal, send COMMIT; the target answers RUNNING
  *
- * Up to COMMIT every failure is returned and the caller rolls back. After it, -EINPROGRESS means doubt.
+ * Every failure is returned: up to PHASE_HELD the caller rolls back, from PHASE_COMMIT on it is in doubt.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -296,18 +296,20 @@ static int hand_over(struct source *source, int64_t deadline, struct error *erro
 	return r;
 }
 
-/* From here on a failure is doubt, not rollback. */
+/* As long as the phase is HELD, a failure is a rollback, and our death too. In COMMIT it is doubt. */
 static int commit(struct source *source, struct error *error)
 {
-	int64_t deadline = clock_deadline(SOURCE_RUNNING_NS);
+	int64_t deadline;
 	int r;
 
-	stream_set_cancel(source->control, -1);
-	source_enter(source, PHASE_COMMIT);
 	r = source_journal(source, JOURNAL_COMMITTED, error);
 	stop_point("commit-journal");
-	if (r == 0)
-		r = wire_send(source->control, WIRE_COMMIT, NULL, deadline, error);
+	if (r < 0)
+		return r;
+	stream_set_cancel(source->control, -1);
+	source_enter(source, PHASE_COMMIT);
+	deadline = clock_deadline(stop_point_wait(SOURCE_RUNNING_NS));
+	r = wire_send(source->control, WIRE_COMMIT, NULL, deadline, error);
 	stop_point("commit-sent");
 	if (r == 0)
 		r = wire_expect(source->control, &wire_table_client, WIRE_RUNNING, NULL, NULL, deadline, error);

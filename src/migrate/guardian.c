@@ -24,7 +24,9 @@ static void mark_in_doubt(const struct source *source)
 
 	if (journal_read(source->state_fd, source->shared->session, &entry, NULL) < 0)
 		return;
-	if (entry->phase == JOURNAL_COMMITTED) {
+	if (source->shared->phase == PHASE_DONE) { /* our copy is ended: nothing is left to be settled */
+		journal_remove(source->state_fd, source->shared->session, NULL);
+	} else if (entry->phase == JOURNAL_COMMITTED) {
 		entry->phase = JOURNAL_IN_DOUBT;
 		journal_write(source->state_fd, entry, NULL);
 	}
@@ -40,14 +42,28 @@ static void clean_up(struct source *source)
 		mark_in_doubt(source);
 		return;
 	}
-	tracee_traces_clean(source->traces, deadline, NULL);
-	if (source->shared->freezer[0] &&
-	    freezer_new(source->shared->freezer, source->options->pid, &freezer, NULL) == 0) {
+	/* The thaw first: a frozen thread neither leaves a remote area nor unmaps it. */
+	if (source->shared->freezer[0] && freezer_open(source->shared->freezer, &freezer, NULL) == 0) {
 		freezer_thaw(freezer, deadline, NULL);
+		tracee_traces_clean(source->traces, deadline, NULL);
 		freezer_remove(freezer, deadline, NULL);
 		freezer_free(freezer);
+	} else {
+		tracee_traces_clean(source->traces, deadline, NULL);
 	}
 	journal_remove(source->state_fd, source->shared->session, NULL);
+}
+
+/* Connections above all: the target shall see that they are closed as soon as we die. */
+static void close_others(int first, int second)
+{
+	int low = first < second ? first : second, high = first < second ? second : first;
+
+	if (low > 0)
+		close_range(0, (unsigned)low - 1, 0);
+	if (high > low + 1)
+		close_range((unsigned)low + 1, (unsigned)high - 1, 0);
+	close_range((unsigned)high + 1, ~0u, 0);
 }
 
 static void guard(struct source *source, int fd)
@@ -55,6 +71,8 @@ static void guard(struct source *source, int fd)
 	sigset_t all;
 	char byte;
 	ssize_t n;
+
+	close_others(fd, source->state_fd);
 
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, NULL);

@@ -1,8 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * `migrate resolve`: settles a session whose migrate is gone, or gave up in doubt. The tree is frozen in its cgroup. Asked
- * without a decision, the target says what it knows: not running there - thaw; running and complete - kill ours; running
- * with pages missing - serve them from here, then kill ours.
+ * `migrate resolve`: settles a session whose migrate is gone, or gave up in doubt. The tree is frozen in its cgroup, and what
+ * decides is who has the right to run:
+ *
+ *   COMMIT was not sent        ours: thaw. The journal says so, as COMMITTED is written before it is sent
+ *   the target says ABORTED    ours: thaw
+ *   the target says RUNNING    the target's: serve what it misses, then kill ours
+ *   it says neither, or        the operator decides. A decision is only taken against an answer, never against what the
+ *   cannot be asked            target says: that would make two, or none
+ *
+ * Each step can be repeated, so an end in the midst of it leaves a session that can be resolved.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -29,26 +36,56 @@ static int check_entry(const JournalEntry *entry, const char *text, struct error
 	return 0;
 }
 
-/* The processes of the entry that are still the same ones. */
+/* From here on the session is under way again. */
+static int claim(struct source *source, JournalEntry *entry, JournalProcess *agent, struct error *error)
+{
+	int r = journal_process_fill(agent, getpid(), error);
+	JournalProcess *before = entry->agent;
+
+	if (r < 0)
+		return r;
+	entry->agent = agent;
+	r = journal_write(source->state_fd, entry, error);
+	entry->agent = before;
+	return r;
+}
+
+/* The root of the tree, if it is still the same process. */
 static pid_t root_of(const JournalEntry *entry)
 {
 	return entry->n_processes && journal_process_alive(entry->processes[0]) ? entry->processes[0]->pid : 0;
 }
 
+/* What the stop has left in the processes. They run: a frozen thread does not leave a remote area. */
+static void clean(struct source *source, const JournalEntry *entry, int64_t deadline)
+{
+	struct error error = ERROR_INIT;
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < entry->n_areas; i++)
+		r = tracee_traces_add(source->traces, entry->areas[i]->pid, entry->areas[i]->address, entry->areas[i]->size);
+	if (tracee_traces_clean(source->traces, deadline, &error) < 0)
+		log_warning(source->log, "%s", error.message);
+}
+
 static int thaw(struct source *source, const JournalEntry *entry, struct error *error)
 {
 	int64_t deadline = clock_deadline(10 * CLOCK_S);
-	int r;
+	int r = 0;
 
-	r = freezer_thaw(source->freezer, deadline, error);
-	for (size_t i = 0; r == 0 && i < entry->n_processes; i++)
-		freezer_restore(source->freezer, entry->processes[i]->pid, NULL);
-	if (r == 0)
+	if (source->freezer)
+		r = freezer_thaw(source->freezer, deadline, error);
+	if (r < 0)
+		return r;
+	clean(source, entry, deadline);
+	if (source->freezer)
 		r = freezer_remove(source->freezer, deadline, error);
 	if (r == 0)
 		r = journal_remove(source->state_fd, entry->session.data, error);
-	if (r == 0)
+	if (r == 0 && root_of(entry))
 		printf("PID %d runs on here\n", root_of(entry));
+	else if (r == 0)
+		printf("the copy here is ended, too\n");
 	return r;
 }
 
@@ -68,7 +105,8 @@ static int finish(struct source *source, const JournalEntry *entry, struct error
 	for (size_t i = 0; i < entry->n_processes; i++)
 		while (journal_process_alive(entry->processes[i]) && clock_now_ns() < deadline)
 			usleep(1000);
-	(void)freezer_remove(source->freezer, deadline, NULL);
+	if (source->freezer)
+		(void)freezer_remove(source->freezer, deadline, NULL);
 	if (source->control && wire_send(source->control, WIRE_ENDED, NULL, deadline, NULL) == 0)
 		(void)wire_expect(source->control, &wire_table_client, WIRE_FINISHED, NULL, NULL, deadline, NULL);
 	printf("the copy here is ended; it runs on %s\n", entry->peer ? entry->peer : "the target");
@@ -81,9 +119,12 @@ static int note_all(struct source *source, const JournalEntry *entry, struct err
 	for (size_t i = 0; i < entry->n_processes; i++) {
 		struct source_memory *memory = calloc(1, sizeof(*memory));
 		struct procfs_maps maps = { 0 };
-		struct track_runs runs = { 0 };
 		char path[64];
 		int r = memory ? 0 : -ENOMEM;
+
+		if (r == 0 && !journal_process_alive(entry->processes[i]))
+			r = error_set(error, -ESRCH, "PID %d, which has pages that the target misses, is gone",
+				      entry->processes[i]->pid);
 
 		if (r == 0) {
 			memory->pid = entry->processes[i]->pid;
@@ -110,42 +151,76 @@ static int note_all(struct source *source, const JournalEntry *entry, struct err
 			}
 		}
 		procfs_maps_deinit(&maps);
-		track_runs_deinit(&runs);
 		if (r < 0)
 			return error_set_errno(error, r, "cannot look at PID %d", entry->processes[i]->pid);
 	}
 	return 0;
 }
 
-static int ask(struct source *source, const JournalEntry *entry, struct error *error)
+/* What the target says, as an enum wire_answer. It takes a moment to notice that the former connection is gone. */
+static int ask(struct source *source, uint32_t *ret_state, struct error *error)
 {
-	uint32_t state = 0;
-	int r;
+	const struct timespec pause = { .tv_nsec = 50000000 };
+	int64_t deadline = clock_deadline(SOURCE_CONNECT_NS);
+	int r = 0;
 
-	r = tls_context_new(TLS_CLIENT, source->options->tls_dir, &source->tls, error);
+	if (!source->tls)
+		r = tls_context_new(TLS_CLIENT, source->options->tls_dir, &source->tls, error);
 	if (r == 0)
-		r = serve_ask(source, &state, error);
-	if (r < 0)
-		return error_wrap(error, r, "%s cannot be asked; if you know what became of it there, say --thaw or --kill",
-				  source->options->to);
-	switch (state) {
-	case WIRE_STATE_ABORTED:
-		return thaw(source, entry, error);
-	case WIRE_STATE_RUNNING:
-		break;
-	default:
-		return error_set(error, -ENOENT,
-				 "%s knows nothing of this session; see whether PID %d runs there, then say --thaw or --kill",
-				 source->options->to, root_of(entry));
+		r = serve_ask(source, ret_state, error);
+	while (r == 0 && *ret_state == WIRE_STATE_PREPARED && clock_now_ns() < deadline) {
+		nanosleep(&pause, NULL);
+		r = serve_ask(source, ret_state, error);
 	}
-	if (entry->missing) {
+	return r;
+}
+
+static int run_there(struct source *source, const JournalEntry *entry, struct error *error)
+{
+	int r = 0;
+
+	if (!source->complete) {
 		r = note_all(source, entry, error);
-		if (r == 0)
-			r = source_connect_streams(source, error);
 		if (r == 0)
 			r = serve_postcopy(source, error);
 	}
-	return r < 0 ? r : finish(source, entry, error);
+	if (r == 0)
+		return finish(source, entry, error);
+	error_wrap(error, r, "it runs on %s, but pages of it are still here", source->options->to);
+	return -EINPROGRESS;
+}
+
+static int settle(struct source *source, const JournalEntry *entry, enum migrate_decision decision, struct error *error)
+{
+	bool sent = entry->phase != JOURNAL_STARTED && entry->phase != JOURNAL_PREPARED;
+	uint32_t state = WIRE_STATE_ABORTED;
+	int r = sent ? ask(source, &state, error) : 0;
+
+	if (r == 0 && state == WIRE_STATE_RUNNING && decision == MIGRATE_THAW)
+		return error_set(error, -EEXIST, "PID %d runs on %s: thawed, there would be two", root_of(entry),
+				 source->options->to);
+	if (r == 0 && state == WIRE_STATE_ABORTED && decision == MIGRATE_KILL)
+		return error_set(error, -EEXIST, "%s has no copy of it: with PID %d killed, there would be none",
+				 source->options->to, root_of(entry));
+	if (r == 0 && state == WIRE_STATE_RUNNING)
+		return run_there(source, entry, error);
+	if (r == 0 && state == WIRE_STATE_ABORTED)
+		return thaw(source, entry, error);
+	if (decision != MIGRATE_ASK) {
+		log_warning(source->log, "%s cannot say what became of it%s%s: as you say", source->options->to,
+			    r < 0 ? ": " : "", r < 0 ? error_text(error, r) : "");
+		error_clear(error);
+		source_close_streams(source);
+		return decision == MIGRATE_THAW ? thaw(source, entry, error) : finish(source, entry, error);
+	}
+	if (r < 0)
+		error_wrap(error, r, "%s cannot be asked; if you know what became of it there, say --thaw or --kill",
+			   source->options->to);
+	else
+		error_set(error, -EINPROGRESS,
+			  "%s knows nothing of this session; see whether PID %d runs there, then say --thaw or --kill",
+			  source->options->to, root_of(entry));
+	return -EINPROGRESS;
 }
 
 static void take_entry(struct source *source, struct migrate_options *options, const JournalEntry *entry)
@@ -170,6 +245,7 @@ int migrate_resolve(const char *text, enum migrate_decision decision, const char
 	struct migrate_summary summary;
 	uint8_t session[WIRE_SESSION_SIZE];
 	JournalEntry *entry = NULL;
+	JournalProcess agent;
 	struct source source;
 	int r;
 
@@ -181,15 +257,19 @@ int migrate_resolve(const char *text, enum migrate_decision decision, const char
 		r = journal_read(source.state_fd, session, &entry, error);
 	if (r == 0)
 		r = check_entry(entry, text, error);
+	if (r == 0)
+		r = claim(&source, entry, &agent, error);
 	if (r == 0) {
 		take_entry(&source, &options, entry);
-		r = freezer_new(entry->freezer && entry->freezer[0] ? entry->freezer : "pagestream",
-				options.pid ? options.pid : 1, &source.freezer, error);
+		if (entry->freezer && entry->freezer[0])
+			r = freezer_open(entry->freezer, &source.freezer, error);
+		if (r == -ENOENT) { /* thawed, or ended, already */
+			error_clear(error);
+			r = 0;
+		}
 	}
 	if (r == 0)
-		r = decision == MIGRATE_THAW ? thaw(&source, entry, error) :
-		    decision == MIGRATE_KILL ? finish(&source, entry, error) :
-					       ask(&source, entry, error);
+		r = settle(&source, entry, decision, error);
 	journal_entry__free_unpacked(entry, NULL);
 	source_deinit(&source);
 	return r;

@@ -12,10 +12,11 @@
 #include <unistd.h>
 
 #include "source.h"
+#include "util/stop-point.h"
 
 static int prepare(struct source *source, struct error *error)
 {
-	char name[sizeof(source->shared->freezer)];
+	char name[64];
 	int r;
 
 	r = track_probe(&source->track_kind, error);
@@ -27,8 +28,9 @@ static int prepare(struct source *source, struct error *error)
 		return r;
 	snprintf(name, sizeof(name), "pagestream-%.16s", source->summary->session);
 	r = freezer_new(name, source->options->pid, &source->freezer, error);
-	if (r == 0)
-		memcpy(source->shared->freezer, name, sizeof(name));
+	if (r == 0 && (size_t)snprintf(source->shared->freezer, sizeof(source->shared->freezer), "%s",
+				       freezer_path(source->freezer)) >= sizeof(source->shared->freezer))
+		r = error_set(error, -ENAMETOOLONG, "the cgroup %s has too long a name", freezer_path(source->freezer));
 	if (r == 0)
 		r = source_connect_streams(source, error);
 	return r;
@@ -59,11 +61,11 @@ static int until_commit(struct source *source, struct error *error)
 	return r;
 }
 
-/* COMMIT was sent and nothing came back. 0: it runs there. -EAGAIN: it never will, thaw. -EINPROGRESS: nobody knows. */
+/* COMMIT was sent and nothing came back. 0: it runs there. -ECANCELED: it never will. -EINPROGRESS: nobody knows. */
 static int settle_doubt(struct source *source, struct error *error)
 {
 	const struct timespec pause = { .tv_nsec = 200000000 };
-	int64_t deadline = clock_deadline(SOURCE_DOUBT_NS);
+	int64_t deadline = clock_deadline(stop_point_wait(SOURCE_DOUBT_NS));
 	char session[WIRE_SESSION_TEXT];
 
 	source_enter(source, PHASE_DOUBT);
@@ -77,9 +79,10 @@ static int settle_doubt(struct source *source, struct error *error)
 		error_clear(error);
 		if (serve_ask(source, &state, error) == 0) {
 			if (state == WIRE_STATE_RUNNING)
-				return source->summary->pages_postcopy ? source_connect_streams(source, error) : 0;
+				return 0;
 			if (state == WIRE_STATE_ABORTED)
-				return -EAGAIN;
+				return error_set(error, -ECANCELED, "%s lost the connection at the switch and gave up",
+						 source->options->to);
 		}
 		nanosleep(&pause, NULL);
 	} while (clock_now_ns() < deadline);

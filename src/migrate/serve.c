@@ -213,6 +213,7 @@ int serve_ask(struct source *source, uint32_t *ret_state, struct error *error)
 	if (r < 0)
 		return r;
 	*ret_state = answer->state;
+	source->complete = answer->state == WIRE_STATE_RUNNING && answer->has_missing && answer->missing == 0;
 	/* A target that was booted anew has no copy of anything. */
 	if (answer->state == WIRE_STATE_UNKNOWN && boot[0] && strcmp(boot, source->target_boot) != 0)
 		*ret_state = WIRE_STATE_ABORTED;
@@ -233,7 +234,7 @@ static int reconnect(struct source *source, struct error *error)
 		r = serve_ask(source, &state, error);
 		if (r == 0 && state != WIRE_STATE_RUNNING)
 			return error_set(error, -ENOENT, "the target does not know of the running tree any more");
-		if (r == 0)
+		if (r == 0 && !source->complete)
 			r = source_connect_streams(source, error);
 		if (r == 0)
 			return 0;
@@ -250,7 +251,9 @@ int serve_postcopy(struct source *source, struct error *error)
 	array_for_each(memory, &source->memory)
 		if (pageset_copy(&(*memory)->fresh, &(*memory)->missing) < 0)
 			return error_set(error, -ENOMEM, "out of memory");
-	for (;;) {
+	/* After doubt there is only the stream that has asked. */
+	r = source->urgent ? 0 : reconnect(source, error);
+	while (r == 0 && !source->complete) {
 		r = serve(source, error);
 		if (r == 0)
 			return 0;
@@ -260,7 +263,6 @@ int serve_postcopy(struct source *source, struct error *error)
 			if (pageset_copy(&(*memory)->missing, &(*memory)->fresh) < 0)
 				return error_set(error, -ENOMEM, "out of memory");
 		r = reconnect(source, error);
-		if (r < 0)
-			return r;
 	}
+	return r;
 }

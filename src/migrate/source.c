@@ -23,6 +23,28 @@ void source_enter(struct source *source, enum phase phase)
 	stop_point("%s", phase_name(phase));
 }
 
+/* In one allocation, which the caller frees. */
+static int list_areas(const struct source *source, JournalEntry *entry, JournalArea ***ret)
+{
+	size_t count = source->traces ? tracee_traces_count(source->traces) : 0, position = 0, n = 0;
+	JournalArea **pointers = malloc(count * (sizeof(*pointers) + sizeof(JournalArea)) + 1);
+	JournalArea *areas;
+
+	if (!pointers)
+		return -ENOMEM;
+	areas = (JournalArea *)(void *)(pointers + count);
+	for (; n < count; n++) {
+		journal_area__init(&areas[n]);
+		if (!tracee_traces_next(source->traces, &position, &areas[n].pid, &areas[n].address, &areas[n].size))
+			break;
+		pointers[n] = &areas[n];
+	}
+	entry->areas = pointers;
+	entry->n_areas = n;
+	*ret = pointers;
+	return 0;
+}
+
 int source_journal(struct source *source, enum journal_phase phase, struct error *error)
 {
 	static const char *const modes[] = { "hybrid", "precopy", "postcopy" };
@@ -31,9 +53,10 @@ int source_journal(struct source *source, enum journal_phase phase, struct error
 	JournalProcess agent = JOURNAL_PROCESS__INIT;
 	_cleanup_free_ JournalProcess *processes = calloc(count + 1, sizeof(*processes));
 	_cleanup_free_ JournalProcess **pointers = calloc(count + 1, sizeof(JournalProcess *));
+	_cleanup_free_ JournalArea **areas = NULL;
 	char boot[JOURNAL_BOOT_ID_MAX] = "";
 
-	if (!processes || !pointers)
+	if (!processes || !pointers || list_areas(source, &entry, &areas) < 0)
 		return error_set(error, -ENOMEM, "out of memory");
 	for (size_t i = 0; i < count; i++) {
 		journal_process__init(&processes[i]);

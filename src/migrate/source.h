@@ -58,7 +58,7 @@ struct source_memory {
 /* What a guardian needs to know if we die; in shared memory. */
 struct source_shared {
 	_Atomic int phase;        /* enum phase */
-	char freezer[64];         /* name of the cgroup; "" while there is none */
+	char freezer[1024];       /* path of the cgroup; "" while there is none */
 	uint8_t session[JOURNAL_SESSION_SIZE];
 };
 
@@ -96,6 +96,7 @@ struct source {
 	struct freezer *freezer;
 	struct dedup *dedup;
 	uint32_t round;
+	bool complete;           /* the target has answered that nothing is missing there */
 	uint64_t dirty_pages;    /* expected at a freeze now */
 	double pages_per_ns;     /* measured sending rate */
 	int state_fd;            /* journal directory */
@@ -162,7 +163,10 @@ int freeze_and_hand_over(struct source *source, struct error *error);
 
 /* serve.c */
 int serve_postcopy(struct source *source, struct error *error);
-/* Connects again and asks for the session: `ret_state` is an enum wire_answer. */
+/*
+ * Connects again and asks for the session: `ret_state` is an enum wire_answer, `source->complete` is set by it. The other
+ * streams are closed.
+ */
 int serve_ask(struct source *source, uint32_t *ret_state, struct error *error);
 
 /* end.c */

@@ -34,9 +34,13 @@ static enum wire_answer answer_of_phase(enum phase phase)
 	return WIRE_STATE_RUNNING;
 }
 
+/* Of a session that does not live here. */
 static enum wire_answer answer_of_journal(const JournalEntry *entry)
 {
 	switch (entry->phase) {
+	/* It ended, and ABORTED could not be written. recover.c has seen to those of earlier page servers. */
+	case JOURNAL_STARTED:
+	case JOURNAL_PREPARED:
 	case JOURNAL_RUNNING:
 	case JOURNAL_DONE:
 		return WIRE_STATE_RUNNING;
@@ -79,16 +83,30 @@ static void answer(struct ask *ask, WireAnswer *ret)
 	}
 }
 
+/* Who asks has given up the control stream: what comes on it no more need not be waited for. */
+static void give_up(struct session *session)
+{
+	struct error error = ERROR_INIT;
+
+	error_set(&error, -ECANCELED, "the source has lost the connection and asks anew");
+	session_fail(session, &error);
+}
+
 /* 1: the session has the stream now, and answers itself when it is ready for new streams. */
 static int try_take_over(struct ask *ask)
 {
 	struct session *session = ask->has_token ? registry_find(ask->registry, ask->id) : NULL;
+	enum phase phase;
 	int taken = 0;
 
 	if (!session)
 		return 0;
-	if (session_token_is(session, ask->token, sizeof(ask->token)) &&
-	    answer_of_phase(session_phase(session)) == WIRE_STATE_RUNNING) {
+	phase = session_phase(session);
+	if (!session_token_is(session, ask->token, sizeof(ask->token))) {
+		taken = 0;
+	} else if (PHASE_BIT(phase) & PHASE_BEFORE_COMMIT) {
+		give_up(session);
+	} else if (answer_of_phase(phase) == WIRE_STATE_RUNNING) {
 		session_take_over(session, &ask->stream);
 		taken = 1;
 	}

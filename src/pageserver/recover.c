@@ -2,13 +2,17 @@
 /*
  * After a restart, by what the journal says last:
  *
- *   STARTED, PREPARED  the kernel has killed the shells with their tracer: ABORTED, for ever
- *   COMMITTED          the tree is let go, frozen by its cgroup, or thawed already: thawed, RUNNING. Or it was still traced
- *                      and died (as a whole or in part: then the rest is killed): ABORTED, as nothing of it has run
+ *   STARTED, PREPARED  the kernel has killed the shells with their tracer. If the end came in the midst of a COMMIT, some
+ *                      outlived it, frozen by their cgroup: they are killed. ABORTED, for ever
+ *   COMMITTED          the tree outlived its tracer, frozen by its cgroup or thawed already. It is thawed: RUNNING. If
+ *                      somebody has killed a part of it, or the keeper of its missing pages, before it ran: ABORTED
  *   RUNNING            pages missing: the keeper has the userfaultfds, the source may come back. None missing: nothing to do
- *   ABORTED, DONE      kept for a week, for those who ask
+ *   ABORTED            what may be left of it is killed
+ *   DONE               nothing
  *
- * Journals of another boot only say what was; nothing of them is here any more.
+ * ABORTED and DONE are kept for a week, for those who ask. Journals of another boot only say what was; nothing of them is
+ * here any more. What is decided is written down before it is done: the end of this program in the midst of it changes no
+ * answer.
  */
 #include "recover.h"
 
@@ -16,7 +20,6 @@
 #include <signal.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "lazy/lazy.h"
 #include "session.h"
@@ -47,18 +50,17 @@ static int rewrite(struct registry *registry, JournalEntry *entry, enum journal_
 	return journal_write(registry->dir_fd, entry, error);
 }
 
-/* The cgroup that the journal names, which exists: freezer_new() takes it over. */
+/* NULL: it is gone, or there never was one. */
 static int open_freezer(const JournalEntry *entry, struct freezer **ret, struct error *error)
 {
-	const char *name = strrchr(entry->freezer, '/');
 	int r;
 
-	name = name ? name + 1 : entry->freezer;
-	r = freezer_new(name, 1, ret, error);
-	if (r == 0 && strcmp(freezer_path(*ret), entry->freezer) != 0) {
-		freezer_remove(*ret, clock_deadline(CLOCK_S), NULL);
-		freezer_free(*ret);
-		r = freezer_new(name, getpid(), ret, error);
+	if (!entry->freezer || !entry->freezer[0])
+		return 0;
+	r = freezer_open(entry->freezer, ret, error);
+	if (r == -ENOENT) {
+		error_clear(error);
+		r = 0;
 	}
 	return r;
 }
@@ -67,67 +69,93 @@ static void remove_freezer(const JournalEntry *entry)
 {
 	struct freezer *freezer = NULL;
 
-	if (entry->freezer && open_freezer(entry, &freezer, NULL) == 0)
+	if (open_freezer(entry, &freezer, NULL) == 0 && freezer)
 		freezer_remove(freezer, clock_deadline(THAW_WAIT), NULL);
 	freezer_free(freezer);
 }
 
+/* It has never run, or must not run on. */
+static int end_tree(struct registry *registry, JournalEntry *entry, enum journal_phase phase, struct error *error)
+{
+	int r = rewrite(registry, entry, phase, error);
+
+	kill_all(entry);
+	remove_freezer(entry);
+	return r;
+}
+
+/*
+ * -ENOENT: a keeper that ends in order removes its socket, and it does so when nothing is missing any more. -ECONNREFUSED:
+ * it was killed, and what it held reads as zeros since then, unless nobody runs.
+ */
+static int fetch(struct registry *registry, JournalEntry *entry, struct lazy **ret, struct error *error)
+{
+	int r;
+
+	if (!entry->missing || !entry->keeper || count_alive(entry) == 0)
+		return 0;
+	r = lazy_keeper_fetch(registry->log, entry->keeper, ret, error);
+	if (r != -ENOENT)
+		return r;
+	error_clear(error);
+	entry->missing = 0;
+	return rewrite(registry, entry, entry->phase, error);
+}
+
 static int recover_running(struct registry *registry, JournalEntry *entry, struct error *error)
 {
-	struct error local = ERROR_INIT;
+	struct lazy *lazy = NULL;
+	int r = fetch(registry, entry, &lazy, error);
+
+	remove_freezer(entry);
+	if (r == -ECONNREFUSED) {
+		log_error(registry->log, "the tree of PID %d has lost its missing pages, as their keeper was killed; it is ended",
+			  entry->processes[0]->pid);
+		error_clear(error);
+		return end_tree(registry, entry, JOURNAL_IN_DOUBT, error);
+	}
+	return r == 0 && lazy ? session_resume(registry, entry, lazy, error) : r;
+}
+
+/* Thaws it if that can be done safely. */
+static int run_committed(struct registry *registry, JournalEntry *entry, struct freezer *freezer, struct error *error)
+{
+	int frozen = freezer ? freezer_is_frozen(freezer, error) : 0;
 	struct lazy *lazy = NULL;
 	int r;
 
-	remove_freezer(entry);
-	if (!entry->missing || !entry->keeper || count_alive(entry) == 0)
-		return 0;
-	r = lazy_keeper_fetch(registry->log, entry->keeper, &lazy, &local);
+	if (frozen < 0)
+		return frozen;
+	if (frozen && count_alive(entry) < entry->n_processes)
+		return end_tree(registry, entry, JOURNAL_ABORTED, error);
+	r = fetch(registry, entry, &lazy, error);
+	if (frozen && r == -ECONNREFUSED) {
+		error_clear(error);
+		return end_tree(registry, entry, JOURNAL_ABORTED, error);
+	}
+	if (r < 0)
+		return r;
+	if (freezer)
+		r = freezer_thaw(freezer, clock_deadline(THAW_WAIT), error);
 	if (r == 0)
-		return session_resume(registry, entry, lazy, error);
-	/* What the keeper has held reads as zeros without it. It kills before it ends, so this is what escaped. */
-	log_error(registry->log, "the tree of PID %d has lost its missing pages and is ended: %s", entry->processes[0]->pid,
-		  error_text(&local, r));
-	kill_all(entry);
-	return rewrite(registry, entry, JOURNAL_IN_DOUBT, error);
+		r = rewrite(registry, entry, JOURNAL_RUNNING, error);
+	if (r < 0) {
+		lazy_leave(lazy);
+		return r;
+	}
+	remove_freezer(entry);
+	return lazy ? session_resume(registry, entry, lazy, error) : 0;
 }
 
 static int recover_committed(struct registry *registry, JournalEntry *entry, struct error *error)
 {
 	struct freezer *freezer = NULL;
-	size_t alive = count_alive(entry);
-	int r = 0, frozen = 0;
+	int r = open_freezer(entry, &freezer, error);
 
-	if (entry->freezer)
-		r = open_freezer(entry, &freezer, error);
-	if (r == 0 && freezer)
-		frozen = freezer_is_frozen(freezer, error);
-	if (r < 0 || frozen < 0) {
-		freezer_free(freezer);
-		return r < 0 ? r : frozen;
-	}
-	/* Whole, or thawed and since then partly at its end by itself. */
-	if (alive == entry->n_processes || (alive && !frozen)) {
-		if (freezer)
-			r = freezer_thaw(freezer, clock_deadline(THAW_WAIT), error);
-		if (r == 0)
-			r = rewrite(registry, entry, JOURNAL_RUNNING, error);
-		if (r == 0)
-			r = recover_running(registry, entry, error);
-	} else {
-		kill_all(entry);
-		r = rewrite(registry, entry, JOURNAL_ABORTED, error);
-	}
-	if (freezer)
-		freezer_remove(freezer, clock_deadline(THAW_WAIT), NULL);
+	if (r == 0)
+		r = run_committed(registry, entry, freezer, error);
 	freezer_free(freezer);
 	return r;
-}
-
-static int recover_prepared(struct registry *registry, JournalEntry *entry, struct error *error)
-{
-	kill_all(entry);
-	remove_freezer(entry);
-	return rewrite(registry, entry, JOURNAL_ABORTED, error);
 }
 
 static int recover_one(struct registry *registry, JournalEntry *entry, struct error *error)
@@ -137,14 +165,20 @@ static int recover_one(struct registry *registry, JournalEntry *entry, struct er
 	switch (entry->phase) {
 	case JOURNAL_STARTED:
 	case JOURNAL_PREPARED:
-		return same_boot ? recover_prepared(registry, entry, error)
+		return same_boot ? end_tree(registry, entry, JOURNAL_ABORTED, error)
 				 : rewrite(registry, entry, JOURNAL_ABORTED, error);
 	case JOURNAL_COMMITTED:
 		return same_boot ? recover_committed(registry, entry, error)
 				 : rewrite(registry, entry, JOURNAL_IN_DOUBT, error);
 	case JOURNAL_RUNNING:
-		if (same_boot && count_alive(entry))
+		if (!same_boot)
+			return rewrite(registry, entry, JOURNAL_IN_DOUBT, error);
+		if (count_alive(entry))
 			return recover_running(registry, entry, error);
+		break;
+	case JOURNAL_ABORTED:
+		if (same_boot && count_alive(entry))
+			return end_tree(registry, entry, JOURNAL_ABORTED, error);
 		break;
 	default:
 		break;

@@ -3,10 +3,35 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/file.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "session.h"
 #include "util/cleanup.h"
+#include "util/clock.h"
+
+#define LOCK_WAIT (2 * CLOCK_S)
+
+/*
+ * Two page servers would each take the other's sessions for those of a dead one. The lock goes with the program, though
+ * not at once: its children close their copies of the descriptor a moment after they are made.
+ */
+static int lock_dir(struct registry *registry, struct error *error)
+{
+	const struct timespec pause = { .tv_nsec = 10 * 1000 * 1000 };
+	int64_t deadline = clock_deadline(LOCK_WAIT);
+
+	while (flock(registry->dir_fd, LOCK_EX | LOCK_NB) < 0) {
+		if (errno != EWOULDBLOCK)
+			return error_set_errno(error, -errno, "cannot lock the directory %s", registry->options->state_dir);
+		if (clock_now_ns() > deadline)
+			return error_set(error, -EBUSY, "another page server uses the directory %s; --state-dir names another one",
+					 registry->options->state_dir);
+		nanosleep(&pause, NULL);
+	}
+	return 0;
+}
 
 int registry_init(struct registry *registry, const struct pageserver_options *options, const struct log *log,
 		  struct error *error)
@@ -22,6 +47,10 @@ int registry_init(struct registry *registry, const struct pageserver_options *op
 	if (r == 0)
 		r = journal_open_dir(options->state_dir, &registry->dir_fd, error);
 	if (r == 0)
+		r = lock_dir(registry, error);
+	if (r < 0)
+		cleanup_fd(&registry->dir_fd);
+	else
 		pthread_mutex_init(&registry->lock, NULL);
 	return r;
 }

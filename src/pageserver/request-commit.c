@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The go. In this order, as the downtime runs: the journal says COMMITTED; ptrace lets go of the tree, which its cgroup still
- * holds; one write thaws it; the source is told. What only tidies up comes after that.
+ * The go. In this order, as the downtime runs: the tree stops dying with its tracer; the journal says COMMITTED; ptrace lets
+ * go of the tree, which its cgroup still holds; one write thaws it; the source is told. What only tidies up comes after that.
  *
- * A failure before the thaw leaves nothing that could run: the tree is killed and the session aborted. If this program
- * dies in between, the next one finds COMMITTED in the journal, and either the whole tree in the frozen cgroup, which it
- * thaws, or not.
+ * A failure before the thaw leaves nothing that could run: the session is aborted and the tree killed. If this program dies
+ * in between, the next one finds PREPARED in the journal, kills what may be left in the frozen cgroup, and the session is
+ * aborted; or it finds COMMITTED, and so the whole tree, in the cgroup or thawed already: it runs. (Were COMMITTED written
+ * first, what is found alive could be about to die with its tracer.)
  */
 #include <errno.h>
-#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -18,19 +18,26 @@
 
 #define LOCKS_WAIT (3 * CLOCK_S)
 
+static int keep(struct session *session, struct error *error)
+{
+	int r;
+
+	pthread_rwlock_wrlock(&session->tree_lock);
+	r = restore_tree_keep(session->tree, error);
+	pthread_rwlock_unlock(&session->tree_lock);
+	return r;
+}
+
 static int go(struct session *session, struct error *error)
 {
 	int r;
 
 	pthread_rwlock_wrlock(&session->tree_lock);
-	r = restore_tree_go(session->tree, error);
-	/* Some may outlive their tracer by now: what is in the frozen cgroup must not see the thaw. */
-	for (size_t i = 0; r < 0 && i < session->process_count; i++)
-		kill(session->processes[i].pid, SIGKILL);
+	restore_tree_go(session->tree);
 	pthread_rwlock_unlock(&session->tree_lock);
 	stop_point("let-go");
-	if (r < 0 || !session->freezer)
-		return r;
+	if (!session->freezer)
+		return 0;
 	/* The write is what thaws; that the kernel says so may take milliseconds. */
 	r = freezer_thaw(session->freezer, STREAM_NOWAIT, error);
 	if (r == -ETIMEDOUT) {
@@ -39,7 +46,7 @@ static int go(struct session *session, struct error *error)
 	}
 	if (r == 0)
 		return 0;
-	/* Nothing of a tree that is let go may be given back: the cgroup's end sets it free as well. */
+	/* The cgroup's end sets it free as well. */
 	log_error(session->log, "session %s: %s", session->text, error_text(error, r));
 	error_clear(error);
 	return freezer_remove(session->freezer, clock_deadline(5 * CLOCK_S), error);
@@ -77,8 +84,11 @@ static void tidy(struct session *session)
 int request_commit(struct session *session, const struct buffer *payload, struct error *error)
 {
 	struct error local = ERROR_INIT;
-	int r = session_journal(session, JOURNAL_COMMITTED, error);
+	int r = keep(session, error);
 
+	stop_point("kept");
+	if (r == 0)
+		r = session_journal(session, JOURNAL_COMMITTED, error);
 	if (r == 0)
 		r = session_set_phase(session, PHASE_COMMITTED, error);
 	if (r == 0)

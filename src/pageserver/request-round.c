@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "session.h"
+#include "util/stop-point.h"
 
 int request_drop(struct session *session, const struct buffer *payload, struct error *error)
 {
@@ -56,7 +57,7 @@ static int wait_for_marks(struct session *session, session_ranges *rejected, str
 			r = error_set(error, session->failure.code, "%s", session->failure.message);
 		else if (session->stop)
 			r = error_set(error, -ECANCELED, "the page server is ending");
-		else if (clock_now_ns() - atomic_load(&session->last_traffic) > SESSION_IDLE)
+		else if (clock_now_ns() - atomic_load(&session->last_traffic) > stop_point_wait(SESSION_IDLE))
 			r = error_set(error, -ETIMEDOUT, "the pages of round %u do not come to an end",
 				      session->round);
 		else

@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
 
@@ -162,7 +163,7 @@ static int check_idle(struct session *session, struct error *error)
 {
 	int64_t since = clock_now_ns() - atomic_load(&session->last_traffic);
 
-	if (since > SESSION_IDLE)
+	if (since > stop_point_wait(SESSION_IDLE))
 		return error_set(error, -ETIMEDOUT, "nothing has come from the source for %d s", (int)(since / CLOCK_S));
 	return 0;
 }
@@ -218,9 +219,20 @@ static int run_request(struct session *session, struct error *error)
 			 phase_name(phase));
 }
 
+/* A commit that failed after the tree was let go, but before the thaw: nothing of it may see one. */
+static void kill_let_go(struct session *session)
+{
+	if (session->tree && !session->tree->running)
+		return;
+	for (size_t i = session->process_count; i-- > 0;)
+		if (journal_process_alive(&session->processes[i]))
+			kill(session->processes[i].pid, SIGKILL);
+}
+
 static void kill_tree(struct session *session)
 {
 	pthread_rwlock_wrlock(&session->tree_lock);
+	kill_let_go(session);
 	/* Ending a shell runs calls in its parent's. */
 	if (session->freezer)
 		freezer_thaw(session->freezer, STREAM_NOWAIT, NULL);
@@ -236,10 +248,10 @@ static void abort_session(struct session *session, const struct error *error)
 	struct error local = ERROR_INIT;
 	enum phase phase = session_phase(session);
 
-	/* First of all: from here on a COMMIT cannot come true any more, whatever happens to us. */
-	session_set_phase(session, PHASE_ABORTED, NULL);
+	/* Written before anybody is told, or anything done: from here on it will never run, whatever happens to us. */
 	if (phase != PHASE_NEW && session_journal(session, JOURNAL_ABORTED, &local) < 0)
 		log_error(session->log, "session %s of %s: %s", session->text, session->peer, local.message);
+	session_set_phase(session, PHASE_ABORTED, NULL);
 	eventfd_write(session->cut_fd, 1);
 	kill_tree(session);
 	log_error(session->log, "session %s of %s, %s: %s", session->text, session->peer, phase_name(phase),
@@ -367,7 +379,7 @@ static bool waited_enough(struct session *session)
 		return false;
 	if (session->locks)
 		request_ended_locks(session, &left, NULL);
-	return (left == 0 && !session->locks) || now - atomic_load(&session->last_traffic) > SESSION_GOODBYE;
+	return (left == 0 && !session->locks) || now - atomic_load(&session->last_traffic) > stop_point_wait(SESSION_GOODBYE);
 }
 
 static void run_after_commit(struct session *session)

@@ -5,6 +5,7 @@
  */
 #include "restore.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <limits.h>
 #include <signal.h>
@@ -117,7 +118,7 @@ int restore_tree_finish(struct restore_tree *tree, const struct image_set *image
 	return r;
 }
 
-int restore_tree_go(struct restore_tree *tree, struct error *error)
+int restore_tree_keep(struct restore_tree *tree, struct error *error)
 {
 	int r;
 
@@ -127,10 +128,19 @@ int restore_tree_go(struct restore_tree *tree, struct error *error)
 	if (r < 0)
 		return r;
 	array_for_each(process, &tree->processes) {
+		/* Also when only some of its threads are: restore_shell_end() has to know. */
+		(*process)->kept = true;
 		r = tracee_process_keep((*process)->tracee, error);
 		if (r < 0)
 			return r;
 	}
+	tree->kept = true;
+	return 0;
+}
+
+void restore_tree_go(struct restore_tree *tree)
+{
+	assert(tree->kept && !tree->running);
 	tree->running = true;
 	/* Children first, so that a parent that waits for them finds them running. */
 	for (size_t i = tree->processes.count; i-- > 0;) {
@@ -141,5 +151,4 @@ int restore_tree_go(struct restore_tree *tree, struct error *error)
 		tracee_process_detach(process->tracee);
 		process->tracee = NULL;
 	}
-	return 0;
 }

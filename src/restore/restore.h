@@ -7,10 +7,11 @@
  *                            brings each address space to the wanted list of mappings; pages of mappings that stay, stay
  *   restore_pages_*()        content, in any order, any time after the layout that has the mapping
  *   restore_tree_finish()    the last layout, descriptors, and all the rest: registers, signals, timers, credentials, ...
+ *   restore_tree_keep()      from here on the tree outlives its tracer: who calls it has it held by something else
  *   restore_tree_go()        lets go: the tree runs. The only step that cannot be taken back
  *
- * Until the go every process is a *shell*: it has its PID, belongs to init, is stopped by ptrace and is killed by the
- * kernel when its tracer ends (PTRACE_O_EXITKILL). restore_tree_free() kills what is not let go and waits for it.
+ * Until the go every process is a *shell*: it has its PID, belongs to init, is stopped by ptrace and, until it is kept, is
+ * killed by the kernel when its tracer ends (PTRACE_O_EXITKILL). restore_tree_free() kills what is not let go and waits for it.
  *
  * All calls on one tree come from one thread, the one that called restore_tree_new(): it is the tracer. The exceptions
  * are restore_pages_write(), restore_shared_write() and restore_shared_drop(), which any thread may call while no other
@@ -54,6 +55,7 @@ struct restore_process {
 	struct restore_mm *mm;          /* owned */
 	uint32_t files_id;              /* id of its IMAGE_FDINFO records */
 	bool created;                   /* by the last restore_tree_layout(): memory is the parent's copy */
+	bool kept;                      /* outlives its tracer */
 	bool stopped;                   /* was stopped by a signal on the source, and shall be again */
 };
 
@@ -71,6 +73,7 @@ struct restore_tree {
 	struct restore_shared *shared;         /* owned by shared-memory.c, made on first use */
 	struct restore_host *host;             /* owned */
 	bool finished;                         /* restore_tree_finish() succeeded */
+	bool kept;                             /* restore_tree_keep() succeeded */
 	bool running;                          /* restore_tree_go() let go: nothing is killed any more */
 };
 
@@ -87,7 +90,10 @@ int restore_check(const struct image_set *images, struct image_blockers *blocker
 
 int restore_tree_layout(struct restore_tree *tree, const struct image_set *images, struct error *error);
 int restore_tree_finish(struct restore_tree *tree, const struct image_set *images, struct error *error);
-int restore_tree_go(struct restore_tree *tree, struct error *error);
+/* Names on file systems come to their places, and the shells stop being killed with their tracer. Nothing runs. */
+int restore_tree_keep(struct restore_tree *tree, struct error *error);
+/* Of a tree that is kept. Cannot fail. */
+void restore_tree_go(struct restore_tree *tree);
 
 /* NULL when there is no such process. */
 struct restore_process *restore_tree_find(const struct restore_tree *tree, pid_t pid);

@@ -267,6 +267,9 @@ static void reap(struct restore_process *parent, pid_t pid)
 
 void restore_shell_end(struct restore_process *process)
 {
+	/* Of one that is kept, the release alone would be a go. */
+	if (process->kept)
+		syscall(SYS_pidfd_send_signal, process->tracee->pidfd, SIGKILL, NULL, 0);
 	tracee_process_release(process->tracee);
 	process->tracee = NULL;
 	reap(process->parent, process->pid);

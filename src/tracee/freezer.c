@@ -151,6 +151,41 @@ static void step_out(char *path, const char *name)
 		strcpy(path, ".");
 }
 
+static int open_hierarchy(struct freezer *freezer, struct error *error)
+{
+	freezer->root_fd = open_mounted();
+	if (freezer->root_fd < 0)
+		freezer->root_fd = mount_detached();
+	if (freezer->root_fd < 0)
+		return error_set(error, -EOPNOTSUPP, "this system has no cgroup v2 hierarchy");
+	return 0;
+}
+
+int freezer_open(const char *path, struct freezer **ret, struct error *error)
+{
+	struct freezer *freezer = calloc(1, sizeof(*freezer));
+	const char *slash = strrchr(path, '/');
+	int r;
+
+	if (!freezer)
+		return error_set(error, -ENOMEM, "out of memory");
+	r = open_hierarchy(freezer, error);
+	if (r == 0 && faccessat(freezer->root_fd, path, F_OK, 0) < 0)
+		r = error_set_errno(error, -errno, "cannot open the cgroup %s", path);
+	if (r == 0) {
+		freezer->path = strdup(path);
+		freezer->parent = slash ? strndup(path, (size_t)(slash - path)) : strdup(".");
+		if (!freezer->path || !freezer->parent)
+			r = error_set(error, -ENOMEM, "out of memory");
+	}
+	if (r < 0) {
+		freezer_free(freezer);
+		return r;
+	}
+	*ret = freezer;
+	return 0;
+}
+
 int freezer_new(const char *name, pid_t pid, struct freezer **ret, struct error *error)
 {
 	struct freezer *freezer = calloc(1, sizeof(*freezer));
@@ -158,12 +193,7 @@ int freezer_new(const char *name, pid_t pid, struct freezer **ret, struct error 
 
 	if (!freezer)
 		return error_set(error, -ENOMEM, "out of memory");
-	freezer->root_fd = open_mounted();
-	if (freezer->root_fd < 0)
-		freezer->root_fd = mount_detached();
-	r = freezer->root_fd < 0
-		    ? error_set(error, -EOPNOTSUPP, "this system has no cgroup v2 hierarchy")
-		    : 0;
+	r = open_hierarchy(freezer, error);
 	if (r == 0)
 		r = read_cgroup(pid, &freezer->parent, error);
 	if (r == 0)

@@ -30,6 +30,9 @@ struct freezer;
  */
 int freezer_new(const char *name, pid_t pid, struct freezer **ret, struct error *error);
 
+/* The existing cgroup at a freezer_path(); -ENOENT: there is none. */
+int freezer_open(const char *path, struct freezer **ret, struct error *error);
+
 /* Frees the object; the cgroup and its state stay. Takes NULL. */
 void freezer_free(struct freezer *freezer);
 

@@ -393,6 +393,11 @@ int tracee_traces_new(size_t count, struct tracee_traces **ret, struct error *er
 void tracee_traces_free(struct tracee_traces *traces);
 /* Areas noted right now. */
 size_t tracee_traces_count(const struct tracee_traces *traces);
+/* For keeping the table where a reboot of the agent does not lose it: the areas from slot *position on (0 at first), and
+ * back. False: no more. */
+bool tracee_traces_next(const struct tracee_traces *traces, size_t *position, pid_t *ret_pid,
+			uint64_t *ret_address, uint64_t *ret_size);
+int tracee_traces_add(struct tracee_traces *traces, pid_t pid, uint64_t address, uint64_t size);
 /* Stops each such process for a moment, once no thread is inside the area any more, and unmaps it.
  * Ended ones are fine. */
 int tracee_traces_clean(struct tracee_traces *traces, int64_t deadline, struct error *error);

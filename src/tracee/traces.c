@@ -67,6 +67,29 @@ size_t tracee_traces_count(const struct tracee_traces *traces)
 	return count;
 }
 
+bool tracee_traces_next(const struct tracee_traces *traces, size_t *position, pid_t *ret_pid,
+			uint64_t *ret_address, uint64_t *ret_size)
+{
+	while (*position < traces->count) {
+		const struct trace *trace = &traces->traces[(*position)++];
+
+		if (atomic_load(&trace->state) != SLOT_FILLED)
+			continue;
+		*ret_pid = trace->pid;
+		*ret_address = trace->address;
+		*ret_size = trace->size;
+		return true;
+	}
+	return false;
+}
+
+int tracee_traces_add(struct tracee_traces *traces, pid_t pid, uint64_t address, uint64_t size)
+{
+	int slot;
+
+	return traces_note(traces, pid, address, size, &slot);
+}
+
 int traces_note(struct tracee_traces *traces, pid_t pid, uint64_t address, uint64_t size,
 		int *ret_slot)
 {

@@ -19,6 +19,7 @@
 #include "stream.h"
 #include "util/cleanup.h"
 #include "util/parse.h"
+#include "util/stop-point.h"
 
 #define LISTEN_BACKLOG 128
 #define KEEPALIVE_COUNT 4
@@ -59,8 +60,10 @@ int tcp_configure(int fd, const struct tcp_options *options, struct error *error
 {
 	unsigned int dead_after = options && options->dead_after_ms ? options->dead_after_ms
 								    : TCP_DEAD_AFTER_MS_DEFAULT;
-	int on = 1, count = KEEPALIVE_COUNT, interval = (int)(dead_after / 1000 / (KEEPALIVE_COUNT + 1));
+	int on = 1, count = KEEPALIVE_COUNT, interval;
 
+	dead_after = (unsigned int)stop_point_wait(dead_after);
+	interval = (int)(dead_after / 1000 / (KEEPALIVE_COUNT + 1));
 	if (interval < 1)
 		interval = 1;
 	if (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) < 0 ||

@@ -7,8 +7,13 @@
  */
 #pragma once
 
+#include <stdint.h>
+
 /*
  * If the environment variable PAGESTREAM_STOP_AT is this name, all threads of this process stop (SIGSTOP) until somebody
  * continues or kills it; once in its life. Children are not stopped.
  */
 void stop_point(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* A wait for something that may never happen, in ns. PAGESTREAM_HURRY divides it, for tests that have to sit it out. */
+int64_t stop_point_wait(int64_t wait);

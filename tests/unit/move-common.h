@@ -258,7 +258,9 @@ static int move_give(struct move *move, const struct restore_options *options, s
 		r = restore_tree_finish(move->tree, move->images, error);
 	move_phase(move, "finish");
 	if (r == 0)
-		r = restore_tree_go(move->tree, error);
+		r = restore_tree_keep(move->tree, error);
+	if (r == 0)
+		restore_tree_go(move->tree);
 	move_phase(move, "go");
 	return r;
 }
