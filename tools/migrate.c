@@ -32,6 +32,34 @@ static int fail_usage(const struct log *log, const struct error *error)
 	return MIGRATE_USAGE;
 }
 
+/* getopt_long() gave ':' or '?': says which word of the command line it did not like. */
+static int bad_option(int option, char **argv, struct error *error)
+{
+	if (optopt > 0 && optopt < OPT_TO)
+		return error_set(error, -EINVAL, "-%c is no option of migrate %s", optopt, argv[0]);
+	if (option == ':')
+		return error_set(error, -EINVAL, "%s needs a value", argv[optind - 1]);
+	return error_set(error, -EINVAL, "%s is no option of migrate %s%s", argv[optind - 1], argv[0],
+			 optopt ? " that takes a value" : "");
+}
+
+static int take_text(const char *name, const char **ret, struct error *error)
+{
+	if (!*optarg)
+		return error_set(error, -EINVAL, "%s: '' names nothing", name);
+	*ret = optarg;
+	return 0;
+}
+
+static int take_program(const char *name, const char **ret, struct error *error)
+{
+	int r = take_text(name, ret, error);
+
+	if (r == 0 && access(optarg, X_OK) < 0)
+		r = error_set_errno(error, -errno, "%s: cannot run '%s'", name, optarg);
+	return r;
+}
+
 static int report(const struct log *log, const struct error *error, int r)
 {
 	if (r < 0)
@@ -61,27 +89,41 @@ static int send_option(int option, struct migrate_options *options, struct error
 
 	switch (option) {
 	case OPT_TO: options->to = optarg; break;
-	case OPT_TLS_DIR: options->tls_dir = optarg; break;
-	case OPT_STATE_DIR: options->state_dir = optarg; break;
-	case OPT_HOOK: options->hook = optarg; break;
+	case OPT_TLS_DIR: r = take_text("--tls-dir", &options->tls_dir, error); break;
+	case OPT_STATE_DIR: r = take_text("--state-dir", &options->state_dir, error); break;
+	case OPT_HOOK: r = take_program("--hook", &options->hook, error); break;
 	case OPT_MODE: r = parse_mode(optarg, &options->mode, error); break;
 	case OPT_DOWNTIME:
 		r = parse_uint(optarg, 3600000, "--downtime-limit", &number, error);
 		options->downtime_limit_ns = number * (uint64_t)CLOCK_MS;
 		break;
-	case OPT_BANDWIDTH: r = parse_size(optarg, "--max-bandwidth", &options->max_bandwidth, error); break;
+	case OPT_BANDWIDTH:
+		r = parse_size(optarg, "--max-bandwidth", &options->max_bandwidth, error);
+		if (r == 0 && options->max_bandwidth == 0)
+			r = error_set(error, -EINVAL, "--max-bandwidth: nothing can be sent with '%s'", optarg);
+		break;
 	case OPT_STREAMS:
 		r = parse_uint(optarg, WIRE_BULK_MAX, "--streams", &number, error);
 		if (r == 0 && number == 0)
-			r = error_set(error, -EINVAL, "--streams: at least one stream is needed");
+			r = error_set(error, -EINVAL, "--streams: '%s' is not enough: one is needed", optarg);
 		options->streams = (uint32_t)number;
 		break;
 	case OPT_TCP_CLOSE: options->tcp_close = true; break;
 	case OPT_DRY_RUN: options->dry_run = true; break;
 	case OPT_JSON: options->json = true; break;
-	default: r = error_set(error, -EINVAL, "bad option"); break;
+	default: break;
 	}
 	return r;
+}
+
+static int check_target(const char *to, struct error *error)
+{
+	struct parse_address address;
+	int r = parse_host_port(to, 0, &address, error);
+
+	if (r == 0 && strtoul(address.port, NULL, 10) == 0)
+		r = error_set(error, -EINVAL, "'%s' has port 0, where nobody listens", to);
+	return r < 0 ? error_wrap(error, r, "--to") : 0;
 }
 
 static int parse_send(int argc, char **argv, struct migrate_options *options, struct log *log, struct error *error)
@@ -101,11 +143,12 @@ static int parse_send(int argc, char **argv, struct migrate_options *options, st
 		{ "verbose", no_argument, NULL, 'v' },
 		{ NULL, 0, NULL, 0 },
 	};
-	struct parse_address address;
 	int option, r = 0;
 
-	while (r == 0 && (option = getopt_long(argc, argv, "v", table, NULL)) != -1) {
-		if (option == 'v') {
+	while (r == 0 && (option = getopt_long(argc, argv, ":v", table, NULL)) != -1) {
+		if (option == '?' || option == ':') {
+			r = bad_option(option, argv, error);
+		} else if (option == 'v') {
 			log->level = LOG_DEBUG;
 			log->timestamps = true;
 		} else {
@@ -114,10 +157,12 @@ static int parse_send(int argc, char **argv, struct migrate_options *options, st
 	}
 	if (r == 0 && !options->to)
 		r = error_set(error, -EINVAL, "send needs --to HOST:PORT");
-	if (r == 0 && optind != argc - 1)
+	if (r == 0 && optind < argc - 1)
+		r = error_set(error, -EINVAL, "send needs one PID, and '%s' is another one", argv[optind + 1]);
+	if (r == 0 && optind == argc)
 		r = error_set(error, -EINVAL, "send needs one PID");
 	if (r == 0)
-		r = parse_host_port(options->to, 0, &address, error);
+		r = check_target(options->to, error);
 	return r < 0 ? r : parse_pid(argv[optind], &options->pid, error);
 }
 
@@ -172,16 +217,18 @@ static int run_keys(int argc, char **argv, struct log *log)
 	const char *dir = NULL;
 	int option, r = 0;
 
-	while (r == 0 && (option = getopt_long(argc, argv, "", table, NULL)) != -1) {
+	while (r == 0 && (option = getopt_long(argc, argv, ":", table, NULL)) != -1) {
 		switch (option) {
-		case OPT_DIR: dir = optarg; break;
+		case OPT_DIR: r = take_text("--dir", &dir, &error); break;
 		case OPT_NAME: r = array_append(&names, (const char *)optarg); break;
 		case OPT_CLIENT: options.client = optarg; break;
-		default: r = error_set(&error, -EINVAL, "bad option"); break;
+		default: r = bad_option(option, argv, &error); break;
 		}
 	}
-	if (r == 0 && (!dir || optind != argc))
-		r = error_set(&error, -EINVAL, "keys needs --dir DIR, and nothing but options");
+	if (r == 0 && optind != argc)
+		r = error_set(&error, -EINVAL, "'%s': keys takes nothing but options", argv[optind]);
+	if (r == 0 && !dir)
+		r = error_set(&error, -EINVAL, "keys needs --dir DIR");
 	if (r < 0) {
 		array_deinit(&names);
 		return fail_usage(log, &error);
@@ -190,10 +237,32 @@ static int run_keys(int argc, char **argv, struct log *log)
 	options.name_count = names.count;
 	r = keys_generate(dir, &options, &error);
 	array_deinit(&names);
-	return report(log, &error, r);
+	return r == -EINVAL ? fail_usage(log, &error) : report(log, &error, r);
 }
 
 /* ---- status, cancel, resolve */
+
+/* What only one of the three commands takes. */
+static const char *foreign_option(int option, const char *verb)
+{
+	if (option == OPT_JSON && strcmp(verb, "status") != 0)
+		return "--json";
+	if ((option == OPT_THAW || option == OPT_KILL) && strcmp(verb, "resolve") != 0)
+		return option == OPT_THAW ? "--thaw" : "--kill";
+	return NULL;
+}
+
+static int check_session(int argc, char **argv, struct error *error)
+{
+	uint8_t session[WIRE_SESSION_SIZE];
+
+	if (optind < argc - 1)
+		return error_set(error, -EINVAL, "%s takes one SESSION, and '%s' is another one", argv[0], argv[optind + 1]);
+	if (optind == argc)
+		return strcmp(argv[0], "status") == 0 ? 0 :
+			error_set(error, -EINVAL, "%s needs one SESSION; migrate status lists them", argv[0]);
+	return wire_session_parse(argv[optind], session, error);
+}
 
 static int run_session(int argc, char **argv, struct log *log)
 {
@@ -211,19 +280,23 @@ static int run_session(int argc, char **argv, struct log *log)
 	bool json = false;
 	int option, r = 0;
 
-	while (r == 0 && (option = getopt_long(argc, argv, "v", table, NULL)) != -1) {
-		switch (option) {
-		case OPT_STATE_DIR: state_dir = optarg; break;
+	while (r == 0 && (option = getopt_long(argc, argv, ":v", table, NULL)) != -1) {
+		if (foreign_option(option, verb))
+			r = error_set(&error, -EINVAL, "%s is no option of migrate %s", foreign_option(option, verb), verb);
+		else if ((option == OPT_THAW || option == OPT_KILL) && decision != MIGRATE_ASK)
+			r = error_set(&error, -EINVAL, "--thaw and --kill: only one of them, and once");
+		else switch (option) {
+		case OPT_STATE_DIR: r = take_text("--state-dir", &state_dir, &error); break;
 		case OPT_JSON: json = true; break;
 		case OPT_THAW: decision = MIGRATE_THAW; break;
 		case OPT_KILL: decision = MIGRATE_KILL; break;
 		case 'v': log->level = LOG_DEBUG; break;
-		default: r = error_set(&error, -EINVAL, "bad option"); break;
+		default: r = bad_option(option, argv, &error); break;
 		}
 	}
 	session = optind < argc ? argv[optind] : NULL;
-	if (r == 0 && (optind < argc - 1 || (!session && strcmp(verb, "status") != 0)))
-		r = error_set(&error, -EINVAL, "%s needs one SESSION; migrate status lists them", verb);
+	if (r == 0)
+		r = check_session(argc, argv, &error);
 	if (r < 0)
 		return fail_usage(log, &error);
 	if (strcmp(verb, "status") == 0)
@@ -271,8 +344,11 @@ int main(int argc, char **argv)
 	if (strcmp(argv[1], "--version") == 0)
 		return printf("migrate %s\n", PAGESTREAM_VERSION) < 0;
 	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
-		if (strcmp(argv[1], commands[i].name) == 0)
+		if (strcmp(argv[1], commands[i].name) == 0) {
+			if (argc == 3 && strcmp(argv[2], "--help") == 0)
+				return printf("usage: migrate %s\n", commands[i].usage) < 0;
 			return commands[i].run(argc - 1, argv + 1, &log);
+		}
 	log_error(&log, "there is no command '%s'; see migrate --help", argv[1]);
 	return MIGRATE_USAGE;
 }

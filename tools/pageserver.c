@@ -51,6 +51,34 @@ struct arguments {
 	bool verbose;
 };
 
+static int take_text(const char *name, const char **ret, struct error *error)
+{
+	if (!*optarg)
+		return error_set(error, -EINVAL, "%s: '' names nothing", name);
+	*ret = optarg;
+	return 0;
+}
+
+static int take_memory(uint64_t *ret, struct error *error)
+{
+	int r = parse_size(optarg, "--max-memory", ret, error);
+
+	if (r == 0 && *ret == 0)
+		r = error_set(error, -EINVAL, "--max-memory: nothing fits into '%s'", optarg);
+	return r;
+}
+
+static int check_listen(const char *listen, struct error *error)
+{
+	struct parse_address address;
+	int r;
+
+	if (!listen)
+		return error_set(error, -EINVAL, "--listen [HOST:]PORT is missing");
+	r = parse_host_port(listen, 1, &address, error);
+	return r < 0 ? error_wrap(error, r, "--listen") : 0;
+}
+
 /* Negative: go on; otherwise the exit status. */
 static int parse(int argc, char **argv, struct arguments *ret)
 {
@@ -68,16 +96,16 @@ static int parse(int argc, char **argv, struct arguments *ret)
 			ret->options.listen = optarg;
 			break;
 		case OPTION_TLS_DIR:
-			ret->options.tls_dir = optarg;
+			r = take_text("--tls-dir", &ret->options.tls_dir, &error);
 			break;
 		case OPTION_ALLOW:
-			ret->allow[ret->options.allow_count++] = optarg;
+			r = take_text("--allow", &ret->allow[ret->options.allow_count++], &error);
 			break;
 		case OPTION_MAX_MEMORY:
-			r = parse_size(optarg, "--max-memory", &ret->options.max_memory, &error);
+			r = take_memory(&ret->options.max_memory, &error);
 			break;
 		case OPTION_STATE_DIR:
-			ret->options.state_dir = optarg;
+			r = take_text("--state-dir", &ret->options.state_dir, &error);
 			break;
 		case 'v':
 			ret->verbose = true;
@@ -95,15 +123,10 @@ static int parse(int argc, char **argv, struct arguments *ret)
 	ret->options.allow = ret->allow;
 	if (r == 0 && optind < argc)
 		r = error_set(&error, -EINVAL, "'%s' is one argument too many", argv[optind]);
-	if (r == 0 && !ret->options.listen)
-		r = error_set(&error, -EINVAL, "--listen [HOST:]PORT is missing");
-	if (r == 0) {
-		struct parse_address address;
-
-		r = parse_host_port(ret->options.listen, 1, &address, &error);
-	}
+	if (r == 0)
+		r = check_listen(ret->options.listen, &error);
 	if (r < 0)
-		fprintf(stderr, "pageserver: %s\n", error_text(&error, r));
+		fprintf(stderr, "pageserver: %s; see pageserver --help\n", error_text(&error, r));
 	return r < 0 ? EXIT_USAGE : -1;
 }
 
