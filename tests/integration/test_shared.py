@@ -22,6 +22,22 @@ def test_no_wrong_page(two_hosts, keys, start_victim, mode):
             victim.check(target)
 
 
+def test_children_that_end_at_once(two_hosts, keys, start_victim):
+    """They write between two looks at the tree. One that is met while it ends is a reason to try again."""
+    a, b, _ = two_hosts
+    with PageServer(b, keys) as on_b:
+        victim = start_victim(a, "shared-pages", "16", "1000", "amf")
+        for _ in range(50):
+            result = send(a, on_b, victim.pid)
+            if result.status == 0:
+                break
+            assert "has ended" in result.text() or "is gone" in result.text(), result.text()
+            victim.check(a)
+        assert result.status == 0, result.text()
+        victim.host = b
+        victim.check(b)
+
+
 @pytest.mark.parametrize("mode", ["hybrid", "precopy", "postcopy"])
 @pytest.mark.parametrize("kind, mib", [("a", 256), ("m", 256), ("n", 256)])
 def test_idle_content_goes_ahead(two_hosts, keys, start_victim, kind, mib, mode):

@@ -2,13 +2,12 @@
 /*
  * shared-pages DIR [MIB [PAGES_PER_SECOND [KINDS]]]: finds a wrong page of what two processes share. KINDS is any of a
  * (anonymous shared memory), m (memfd), s (file of /dev/shm, deleted), d (file of DIR, deleted), n (memfd that is only open,
- * never mapped); all of them unless said otherwise. MIB of each: 16 unless said otherwise. PAGES_PER_SECOND of each process:
+ * never mapped), f (children that end at once write, too); all of them but f unless said otherwise. MIB of each: 16 unless said otherwise. PAGES_PER_SECOND of each process:
  * 2000 unless said otherwise, 0 for memory that nobody writes.
  *
  * Model: every page holds {index, generation, words made from both}, or zeros. A table, in shared memory as well, says which
  * generation it must have, and has a lock for each page. A parent and its child write pages at random, each time by another
- * way: through the first mapping, through a second one, through one that is made and taken away again, with pwrite(2), or by
- * a child that ends at once. Some pages become zeros, some holes; one file grows and shrinks. Before each write, and in a
+ * way: through the first mapping, through a second one, through one that is made and taken away again, or with pwrite(2). Some pages become zeros, some holes; one file grows and shrinks. Before each write, and in a
  * check, pages are verified; the first wrong one ever is the answer from then on.
  */
 #include "victim.h"
@@ -52,6 +51,7 @@ struct state {
 	size_t pages; /* of each */
 	long rate;
 	struct table *table;
+	bool forks; /* KINDS has an f */
 	pid_t child;
 };
 
@@ -135,7 +135,7 @@ static bool put_hole(const struct segment *segment, size_t page)
 	return madvise(segment->map + at, VICTIM_PAGE, MADV_REMOVE) == 0;
 }
 
-static void page_put(const struct segment *segment, size_t page, uint64_t dice)
+static void page_put(struct state *s, const struct segment *segment, size_t page, uint64_t dice)
 {
 	uint64_t generation = segment->generation[page] + 1, data[WORDS];
 	bool done = false;
@@ -143,7 +143,7 @@ static void page_put(const struct segment *segment, size_t page, uint64_t dice)
 	page_fill(data, page, generation);
 	if (generation % 16 == 0 && dice % 2)
 		done = put_hole(segment, page);
-	else if (dice % 64 == 4)
+	else if (s->forks && dice % 64 == 4)
 		done = put_child(segment, page, data);
 	else if (dice % 4 == 0)
 		done = put_transient(segment, page, data);
@@ -203,7 +203,7 @@ static void step(struct state *s, uint64_t *random, bool parent)
 
 	lock_page(segment, page);
 	if (page_verify(s, segment, page, dice >> 20 & 1))
-		page_put(segment, page, dice);
+		page_put(s, segment, page, dice);
 	atomic_store_explicit(&segment->locks[page], 0, memory_order_release);
 	if (parent && (dice >> 16) % 50 == 0)
 		tail_step(s, index, victim_random(random));
@@ -283,7 +283,7 @@ static void segment_setup(const struct victim *v, struct state *s, char kind)
 	/* One page in four stays a hole. */
 	for (size_t page = 0; page < s->pages; page++)
 		if (page % 4 != 3)
-			page_put(segment, page, 3);
+			page_put(s, segment, page, 3);
 	s->count++;
 }
 
@@ -320,12 +320,14 @@ int main(int argc, char **argv)
 	s.pages = (size_t)victim_arg(&v, 0, 16) << 8;
 	s.rate = victim_arg(&v, 1, 2000);
 	kinds = v.argc > 2 ? v.argv[2] : KINDS;
-	MUST(s.pages > 0 && strlen(kinds) <= KINDS_MAX && strspn(kinds, KINDS) == strlen(kinds));
+	s.forks = strchr(kinds, 'f') != NULL;
+	MUST(s.pages > 0 && strlen(kinds) <= KINDS_MAX + (s.forks ? 1u : 0u) && strspn(kinds, KINDS "f") == strlen(kinds));
 	size = sizeof(struct table) + KINDS_MAX * s.pages * (sizeof(uint64_t) + 1);
 	s.table = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	MUST(s.table != MAP_FAILED);
 	for (; *kinds; kinds++)
-		segment_setup(&v, &s, *kinds);
+		if (*kinds != 'f')
+			segment_setup(&v, &s, *kinds);
 	s.child = fork();
 	MUST(s.child >= 0);
 	if (s.child == 0 && s.rate > 0)
