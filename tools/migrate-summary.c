@@ -10,8 +10,11 @@
 void summary_print(const struct migrate_options *options, const struct migrate_summary *s)
 {
 	printf("PID %d moved to %s\n", options->pid, options->to);
-	printf("  downtime     %.2f ms of %.0f ms in all, %u round%s before it\n", s->downtime_ms, s->total_ms, s->rounds,
+	printf("  downtime     %.2f ms of %.0f ms in all, %u round%s before it", s->downtime_ms, s->total_ms, s->rounds,
 	       s->rounds == 1 ? "" : "s");
+	if (s->throttle_percent)
+		printf(", slowed by up to %u%%", s->throttle_percent);
+	printf("\n");
 	printf("  tree         %u process%s, %u thread%s\n", s->processes, s->processes == 1 ? "" : "es", s->threads,
 	       s->threads == 1 ? "" : "s");
 	printf("  pages        %" PRIu64 " sent (%" PRIu64 " of them again), %" PRIu64 " zero, %" PRIu64
@@ -43,6 +46,7 @@ void summary_print_json(const struct migrate_options *options, const struct migr
 	json_object_set_new(object, "downtime_ms", json_real(s->downtime_ms));
 	json_object_set_new(object, "total_ms", json_real(s->total_ms));
 	json_object_set_new(object, "rounds", json_integer(s->rounds));
+	json_object_set_new(object, "throttle_percent_max", json_integer(s->throttle_percent));
 	json_object_set_new(object, "processes", json_integer(s->processes));
 	json_object_set_new(object, "threads", json_integer(s->threads));
 	json_object_set_new(object, "bytes_sent", json_integer((json_int_t)s->bytes_sent));

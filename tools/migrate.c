@@ -20,6 +20,7 @@
 #include "util/parse.h"
 
 #define DOWNTIME_LIMIT_MS_DEFAULT 10
+#define DOWNTIME_MOST_MS_DEFAULT 300 /* mode precopy, where the user has not said: nobody waits for less and gets nothing */
 
 enum {
 	OPT_TO = 256, OPT_TLS_DIR, OPT_STATE_DIR, OPT_MODE, OPT_DOWNTIME, OPT_BANDWIDTH, OPT_STREAMS, OPT_HOOK, OPT_TCP_CLOSE,
@@ -95,7 +96,7 @@ static int send_option(int option, struct migrate_options *options, struct error
 	case OPT_MODE: r = parse_mode(optarg, &options->mode, error); break;
 	case OPT_DOWNTIME:
 		r = parse_uint(optarg, 3600000, "--downtime-limit", &number, error);
-		options->downtime_limit_ns = number * (uint64_t)CLOCK_MS;
+		options->downtime_limit_ns = options->downtime_most_ns = number * (uint64_t)CLOCK_MS;
 		break;
 	case OPT_BANDWIDTH:
 		r = parse_size(optarg, "--max-bandwidth", &options->max_bandwidth, error);
@@ -172,6 +173,7 @@ static int run_send(int argc, char **argv, struct log *log)
 		.tls_dir = TLS_DIR_DEFAULT,
 		.state_dir = JOURNAL_STATE_DIR_DEFAULT,
 		.downtime_limit_ns = DOWNTIME_LIMIT_MS_DEFAULT * (uint64_t)CLOCK_MS,
+		.downtime_most_ns = DOWNTIME_MOST_MS_DEFAULT * (uint64_t)CLOCK_MS,
 		.streams = 1,
 	};
 	struct migrate_summary summary;

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "source.h"
+#include "util/cleanup.h"
 
 /* A traced thread stays until its tracer has waited for it; the leader goes last. */
 static void reap(const struct dump_process *process, int64_t deadline)
@@ -52,6 +53,9 @@ void end_rollback(struct source *source)
 	bool doubt = source->phase == PHASE_DOUBT;
 
 	source_enter(source, PHASE_ROLLBACK);
+	if (throttle_stop(steal_ptr(&source->throttle), &error) < 0)
+		log_warning(source->log, "%s", error.message);
+	error_clear(&error);
 	if (source->freezer && freezer_thaw(source->freezer, deadline, &error) < 0)
 		log_warning(source->log, "%s", error.message);
 	memory_stop_tracking(source);

@@ -5,21 +5,38 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define ESTIMATE_ROUNDS_MAX 30u
+#define ESTIMATE_ROUNDS_MAX 30u  /* hybrid */
+#define ESTIMATE_SLOWEST_MAX 8u  /* rounds with the tree slowed down as far as it goes */
 
 struct estimate {
-	uint64_t limit_ns;   /* what the freeze may cost */
+	uint64_t limit_ns;   /* what the freeze shall cost */
+	uint64_t ceiling_ns; /* precopy: what it may cost when all else has been tried */
 	bool hybrid;         /* what is left may come later */
+	unsigned throttle;   /* percent of the time that the tree is made to stand still */
+	unsigned slowest;    /* rounds at the most of it */
 	unsigned rounds;     /* so far */
 	uint64_t pages;      /* sent in the last round */
 	int64_t last_ns;     /* how long that took: what was written meanwhile is the next round */
-	uint64_t before;     /* pages of the round before it */
+	int64_t layout_ns;   /* how long the last round took besides: a freeze has that to do, too */
 	double pages_per_ns; /* speed of sending, of rounds large enough to tell */
-	double dirty_per_ns; /* pages written per nanosecond while the last round was measured */
+	double dirty_per_ns; /* pages written per nanosecond between the last two scans */
+	double free_per_ns;  /* the same, when the tree was last not slowed down */
 	unsigned stuck;      /* rounds in a row that did not shrink */
 };
 
-/* Takes note of a round: `pages` sent in `ns`. */
-void estimate_round(struct estimate *estimate, uint64_t pages, int64_t ns);
-/* Whether to freeze now. */
-bool estimate_enough(const struct estimate *estimate);
+enum estimate_next {
+	ESTIMATE_ROUND,  /* another round */
+	ESTIMATE_SLOWER, /* another round, with the tree slowed down: `throttle` says by how much */
+	ESTIMATE_FREEZE, /* now */
+	ESTIMATE_NEVER,  /* it would stand still for longer than it may, and nothing makes it shorter */
+};
+
+/*
+ * Takes note of a round: `layout_ns` to describe the tree and lay it out, then `pages` sent in `ns`; `since_ns` lies
+ * between the scan before and this one's (the first round has none: 0).
+ */
+void estimate_round(struct estimate *estimate, uint64_t pages, int64_t layout_ns, int64_t ns, int64_t since_ns);
+/* What to do now. ESTIMATE_SLOWER has raised `throttle`. */
+enum estimate_next estimate_next(struct estimate *estimate);
+/* How long a freeze right now would take; 0 while nothing is known. */
+double estimate_downtime_ns(const struct estimate *estimate);

@@ -15,6 +15,7 @@
 #include "image/mapping.h"
 #include "mm.pb-c.h"
 #include "source.h"
+#include "util/cleanup.h"
 #include "util/stop-point.h"
 #include "wire.pb-c.h"
 
@@ -326,13 +327,13 @@ int freeze_and_hand_over(struct source *source, struct error *error)
 	int64_t deadline;
 	int r;
 
-	/* Moving processes into the freezer's cgroup takes milliseconds: while they run. */
-	for (size_t i = 0; i < source->dump->processes.count; i++) {
-		r = freezer_add(source->freezer, source->dump->processes.items[i]->pid, error);
-		if (r < 0 && r != -ESRCH)
-			return r;
-	}
-	r = hook_run(source, "pre-freeze", error);
+	r = source_fill_freezer(source, error);
+	if (r == 0)
+		r = hook_run(source, "pre-freeze", error);
+	if (r == 0)
+		r = source_check_cancel(source, error);
+	if (r == 0)
+		r = throttle_stop(steal_ptr(&source->throttle), error);
 	if (r < 0)
 		return r;
 	deadline = clock_deadline(SOURCE_HANDOVER_NS);
@@ -344,6 +345,8 @@ int freeze_and_hand_over(struct source *source, struct error *error)
 	r = hand_over(source, deadline, error);
 	if (r == 0)
 		r = freezer_freeze(source->freezer, true, deadline, error);
+	if (r == 0)
+		r = source_check_cancel(source, error);
 	if (r < 0)
 		return r;
 	source_enter(source, PHASE_HELD);

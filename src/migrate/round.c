@@ -4,9 +4,11 @@
  * then the pages written since the last round, while the process runs; then the target says that it has them all.
  *
  * Rounds end when what is dirty fits into the downtime limit at the measured speed, or when more rounds do not make it
- * less: then, in hybrid mode, the rest comes on demand; in precopy mode the freeze takes as long as it takes.
+ * less: then, in hybrid mode, the rest comes on demand; in precopy mode the tree is slowed down step by step (throttle.h)
+ * until it fits, and stays slowed until it is stopped. If that does not help either, the migration is given up.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,6 +19,8 @@
 
 #define PAGE UINT64_C(4096)
 #define OBJECT_PAGES_FEW 64 /* changed since the last round: not worth another one */
+#define NS_TO_MIB ((double)PAGE * 1e9 / 1048576) /* pages a nanosecond into MiB a second */
+#define NEEDED_MARGIN 1.5                       /* a limit that is met in spite of what varies */
 
 int round_send_images(struct source *source, bool frozen, uint32_t depth, int64_t deadline, struct error *error)
 {
@@ -114,6 +118,49 @@ static int send_rejected(struct source *source, struct error *error)
 	return r;
 }
 
+/* A track is begun by system calls inside of the process, which has to run for that. */
+static int scan(struct source *source, unsigned depth, struct source_jobs *jobs, struct error *error)
+{
+	bool begins = false;
+	int r;
+
+	array_for_each(memory, &source->memory)
+		begins |= !(*memory)->track && (*memory)->depth <= depth;
+	if (begins)
+		throttle_hold(source->throttle);
+	r = memory_scan(source, depth, false, jobs, NULL, error);
+	if (begins)
+		throttle_release(source->throttle);
+	return r;
+}
+
+static int send_round(struct source *source, const struct source_jobs *jobs, struct error *error)
+{
+	WireRound end = WIRE_ROUND__INIT;
+	int r;
+
+	end.round = source->round;
+	r = pages_send(source, jobs, true, CLOCK_FOREVER, error);
+	if (r == 0)
+		r = pages_mark(source, source->round, CLOCK_FOREVER, error);
+	if (r == 0)
+		r = wire_send(source->control, WIRE_ROUND_END, &end.base, CLOCK_FOREVER, error);
+	return r < 0 ? r : send_rejected(source, error);
+}
+
+static void report_round(const struct source *source, const struct estimate *estimate)
+{
+	char slowed[64] = "";
+
+	if (source->options->json)
+		return;
+	if (estimate->throttle)
+		snprintf(slowed, sizeof(slowed), "; slowed by %u%%", estimate->throttle);
+	log_info(source->log, "round %u: %llu pages in %.1f ms, %.0f MiB/s; written meanwhile %.1f MiB/s%s", source->round,
+		 (unsigned long long)estimate->pages, (double)estimate->last_ns / 1e6, estimate->pages_per_ns * NS_TO_MIB,
+		 estimate->dirty_per_ns * NS_TO_MIB, slowed);
+}
+
 /*
  * With `estimate` NULL no pages of processes are sent: the target only builds the processes ahead, and gets the content of
  * shared objects, which cannot come on demand.
@@ -122,35 +169,32 @@ static int one_round(struct source *source, unsigned depth, struct estimate *est
 		     struct error *error)
 {
 	struct source_jobs jobs = { 0 };
-	WireRound end = WIRE_ROUND__INIT;
-	int64_t began;
+	int64_t began, laid_out, since = 0;
 	int r;
 
 	source->round++;
 	stop_point("round %u", source->round);
 	source->summary->rounds += estimate != NULL;
-	r = lay_out(source, depth, error);
 	began = clock_now_ns();
+	r = source_check_cancel(source, error);
+	if (r == 0)
+		r = lay_out(source, depth, error);
+	if (r == 0 && source->throttle)
+		r = source_fill_freezer(source, error);
+	laid_out = clock_now_ns();
+	if (source->scanned_at)
+		since = laid_out - source->scanned_at;
+	source->scanned_at = laid_out;
 	if (r == 0 && estimate)
-		r = memory_scan(source, depth, false, &jobs, NULL, error);
+		r = scan(source, depth, &jobs, error);
 	if (r == 0)
 		r = objects_scan(source, false, &jobs, error);
-	end.round = source->round;
 	if (r == 0)
-		r = pages_send(source, &jobs, true, CLOCK_FOREVER, error);
-	if (r == 0)
-		r = pages_mark(source, source->round, CLOCK_FOREVER, error);
-	if (r == 0)
-		r = wire_send(source->control, WIRE_ROUND_END, &end.base, CLOCK_FOREVER, error);
-	if (r == 0)
-		r = send_rejected(source, error);
-	if (r == 0 && estimate)
-		estimate_round(estimate, jobs.pages, clock_now_ns() - began);
-	if (r == 0 && estimate && !source->options->json)
-		log_info(source->log, "round %u: %llu pages in %.1f ms, %.0f MiB/s; written meanwhile %.1f MiB/s",
-			 source->round, (unsigned long long)jobs.pages, (double)(clock_now_ns() - began) / 1e6,
-			 estimate->pages_per_ns * (double)PAGE * 1e9 / 1048576,
-			 estimate->dirty_per_ns * (double)PAGE * 1e9 / 1048576);
+		r = send_round(source, &jobs, error);
+	if (r == 0 && estimate) {
+		estimate_round(estimate, jobs.pages, laid_out - began, clock_now_ns() - laid_out, since);
+		report_round(source, estimate);
+	}
 	if (r == 0)
 		*ret_pages = jobs.pages;
 	array_deinit(&jobs.list);
@@ -180,23 +224,58 @@ static unsigned tree_depth(const struct source *source)
 	return depth;
 }
 
+static int slow_down(struct source *source, unsigned percent, struct error *error)
+{
+	int r;
+
+	source->summary->throttle_percent = percent;
+	if (source->throttle) {
+		throttle_set(source->throttle, percent);
+		return 0;
+	}
+	r = source_fill_freezer(source, error);
+	return r < 0 ? r : throttle_start(source->freezer, percent, &source->throttle, error);
+}
+
+static int give_up(const struct source *source, const struct estimate *estimate, struct error *error)
+{
+	double needed = estimate_downtime_ns(estimate) * NEEDED_MARGIN / (double)CLOCK_MS;
+
+	return error_set(error, -ETIME,
+			 "PID %d writes %.1f MiB/s or more (%.1f when it stands still for %u%% of the time) and the link "
+			 "carries %.1f: it cannot be moved with a pause of at most %.0f ms; use --mode hybrid, or "
+			 "--downtime-limit %.0f or more",
+			 source->options->pid, estimate->free_per_ns * NS_TO_MIB, estimate->dirty_per_ns * NS_TO_MIB,
+			 estimate->throttle, estimate->pages_per_ns * NS_TO_MIB,
+			 (double)estimate->ceiling_ns / (double)CLOCK_MS, needed + 0.5);
+}
+
 int round_precopy(struct source *source, struct error *error)
 {
 	struct estimate estimate = { .limit_ns = source->options->downtime_limit_ns,
+				     .ceiling_ns = source->options->downtime_most_ns,
 				     .hybrid = source->options->mode == MIGRATE_HYBRID };
+	enum estimate_next next = ESTIMATE_ROUND;
 	unsigned depth = 0;
 	uint64_t pages;
 	int r;
 
 	if (source->options->mode == MIGRATE_POSTCOPY)
 		return postcopy_ahead(source, error);
-	/* A level of the tree a round at first, so that children are made from parents that have their pages. */
-	do {
+	while (next == ESTIMATE_ROUND || next == ESTIMATE_SLOWER) {
 		r = one_round(source, depth, &estimate, &pages, error);
-		depth++;
-	} while (r == 0 && (depth <= tree_depth(source) || !estimate_enough(&estimate)));
+		if (r < 0)
+			return r;
+		/* A level of the tree a round at first, so that children are made from parents that have their pages. */
+		if (++depth <= tree_depth(source))
+			continue;
+		next = estimate_next(&estimate);
+		r = next == ESTIMATE_SLOWER ? slow_down(source, estimate.throttle, error) : 0;
+		if (r < 0)
+			return r;
+	}
 	source->pages_per_ns = estimate.pages_per_ns;
 	source->summary->link_bytes_per_s = estimate.pages_per_ns * (double)PAGE * 1e9;
 	source->summary->dirty_bytes_per_s = estimate.dirty_per_ns * (double)PAGE * 1e9;
-	return r;
+	return next == ESTIMATE_NEVER ? give_up(source, &estimate, error) : 0;
 }

@@ -138,11 +138,21 @@ static void describe(struct source *source)
 		source->summary->threads += (uint32_t)(*process)->threads.count;
 }
 
-static int roll_back(struct source *source)
+/* Whatever was waited for when the user gave up. */
+static void name_interrupt(const struct source *source, struct error *error)
+{
+	if (error->code != -ECANCELED || source_check_cancel(source, NULL) == 0)
+		return;
+	error_clear(error);
+	error_set(error, -ECANCELED, "interrupted in phase %s", phase_name(source->phase));
+}
+
+static int roll_back(struct source *source, struct error *failure)
 {
 	struct error error = ERROR_INIT;
 	bool ran = source->phase > PHASE_PREFLIGHT;
 
+	name_interrupt(source, failure);
 	end_rollback(source);
 	if (ran && hook_run(source, "rolled-back", &error) < 0)
 		log_warning(source->log, "%s", error.message);
@@ -169,7 +179,7 @@ int migrate_send(const struct migrate_options *options, const struct log *log, s
 	} else if (r == -EINPROGRESS) {
 		outcome = MIGRATE_IN_DOUBT;
 	} else {
-		outcome = roll_back(&source);
+		outcome = roll_back(&source, error);
 	}
 	describe(&source);
 	count_streams(&source);

@@ -35,7 +35,8 @@ struct migrate_options {
 	const char *state_dir;
 	const char *hook;           /* program, or NULL */
 	enum migrate_mode mode;
-	uint64_t downtime_limit_ns; /* what the freeze may cost */
+	uint64_t downtime_limit_ns; /* what the freeze shall cost */
+	uint64_t downtime_most_ns;  /* mode precopy: expected to cost more than this, it is not done */
 	uint64_t max_bandwidth;     /* bytes a second, 0: no limit */
 	uint32_t streams;           /* bulk streams */
 	pid_t pid;
@@ -51,6 +52,7 @@ struct migrate_summary {
 	double downtime_ms;          /* from the first thread's stop to the target's RUNNING */
 	double total_ms;
 	uint32_t rounds;             /* before the freeze */
+	uint32_t throttle_percent;   /* most of its time that the tree was made to stand still during them */
 	uint32_t processes, threads;
 	uint64_t bytes_sent;         /* on the wire, all streams */
 	uint64_t bytes_frozen;       /* of them, while nobody ran: from the first thread's stop to the target's RUNNING */

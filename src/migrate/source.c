@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -110,6 +111,26 @@ static void name_own_programs(struct source *source)
 		source->own_programs[i] = source->own_paths[i];
 	}
 	source->dump_options.own_programs = source->own_programs;
+}
+
+int source_check_cancel(const struct source *source, struct error *error)
+{
+	struct pollfd fd = { .fd = source->options->cancel_fd, .events = POLLIN };
+
+	return poll(&fd, 1, 0) > 0 ? error_set(error, -ECANCELED, "interrupted") : 0;
+}
+
+int source_fill_freezer(struct source *source, struct error *error)
+{
+	for (size_t i = 0; i < source->dump->processes.count; i++) {
+		int r = freezer_add(source->freezer, source->dump->processes.items[i]->pid, error);
+
+		if (r < 0 && r != -ESRCH)
+			return r;
+		if (r < 0)
+			error_clear(error);
+	}
+	return 0;
 }
 
 int source_init(struct source *source, const struct migrate_options *options, const struct log *log,

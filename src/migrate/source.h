@@ -12,6 +12,7 @@
 #include "image/journal.h"
 #include "phase.h"
 #include "send.h"
+#include "throttle.h"
 #include "tracee/freezer.h"
 #include "tracee/tracee.h"
 #include "track/track.h"
@@ -94,9 +95,11 @@ struct source {
 	struct tracee_hints *hints;
 	struct tracee_tree *stopped;
 	struct freezer *freezer;
+	struct throttle *throttle; /* while pre-copy slows the tree down */
 	struct dedup *dedup;
 	uint32_t round;
 	bool complete;           /* the target has answered that nothing is missing there */
+	int64_t scanned_at;      /* when the last round looked for written pages; 0: none did */
 	uint64_t dirty_pages;    /* expected at a freeze now */
 	double pages_per_ns;     /* measured sending rate */
 	int state_fd;            /* journal directory */
@@ -111,6 +114,10 @@ struct source {
 /* phase changes; the guardian and the log see them */
 void source_enter(struct source *source, enum phase phase);
 int source_journal(struct source *source, enum journal_phase phase, struct error *error);
+/* -ECANCELED once the user wants us to give up. For the moments before the commit at which nothing waits for a stream. */
+int source_check_cancel(const struct source *source, struct error *error);
+/* Moves the tree's processes into the freezer's cgroup while they run: that takes milliseconds. Again for new ones. */
+int source_fill_freezer(struct source *source, struct error *error);
 
 /* connect.c */
 int source_connect(struct source *source, struct error *error);

@@ -355,6 +355,11 @@ int freezer_thaw(struct freezer *freezer, int64_t deadline, struct error *error)
 	return set_state(freezer, false, true, deadline, error);
 }
 
+int freezer_thaw_nowait(struct freezer *freezer, struct error *error)
+{
+	return set_state(freezer, false, false, 0, error);
+}
+
 /* Whoever is still in there goes to where it came from, as far as that is known. */
 static int empty(struct freezer *freezer, struct error *error)
 {

@@ -47,6 +47,8 @@ int freezer_add(struct freezer *freezer, pid_t pid, struct error *error);
 int freezer_freeze(struct freezer *freezer, bool wait_frozen, int64_t deadline,
 		   struct error *error);
 int freezer_thaw(struct freezer *freezer, int64_t deadline, struct error *error);
+/* As freezer_thaw(); returns as soon as the tasks run. */
+int freezer_thaw_nowait(struct freezer *freezer, struct error *error);
 /* 1: cgroup.events says frozen, 0: it does not. */
 int freezer_is_frozen(struct freezer *freezer, struct error *error);
 
