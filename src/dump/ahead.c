@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Content that is only reached through descriptors - memfds that nobody has mapped - found while the tree runs, so that it
- * can be sent before the freeze. Descriptors are described at the freeze; here only their links are read, and only those
+ * Content that is only reached through descriptors - memfds and deleted files that nobody has mapped - found while the tree
+ * runs, so that it can be sent before the freeze. Descriptors are described at the freeze; here only their links are read, and only those
  * that have content of that kind are fetched.
  *
  * Failure modes: a descriptor or a process that goes meanwhile is skipped, the next look has it no more.
@@ -20,10 +20,20 @@
 #include "util/cleanup.h"
 #include "util/fdio.h"
 
+/* It may as well be a file whose name ends like that. */
+static bool may_be_deleted(const char *link)
+{
+	static const char suffix[] = " (deleted)";
+	size_t length = strlen(link), tail = sizeof(suffix) - 1;
+
+	return link[0] == '/' && length > tail && strcmp(link + length - tail, suffix) == 0;
+}
+
 static int look_at(struct dump_context *ctx, struct dump_process *process, int number, const char *link, struct error *error)
 {
 	_cleanup_fd_ int fd = (int)syscall(SYS_pidfd_getfd, process->pidfd, number, 0);
 	char path[64], now[DUMP_LINK_MAX];
+	struct stat st;
 	uint32_t id;
 
 	if (fd < 0)
@@ -32,7 +42,11 @@ static int look_at(struct dump_context *ctx, struct dump_process *process, int n
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	if (fdio_readlink(AT_FDCWD, path, now, sizeof(now)) < 0 || strcmp(now, link) != 0)
 		return 0;
-	return dump_shared_memfd(ctx, fd, link, &id, error);
+	if (dump_shared_is(link))
+		return dump_shared_memfd(ctx, fd, link, &id, error);
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_nlink > 0)
+		return 0;
+	return dump_deleted_ahead(ctx, process, fd, link, &st, error);
 }
 
 static int look_at_process(struct dump_context *ctx, struct dump_process *process, struct error *error)
@@ -43,11 +57,13 @@ static int look_at_process(struct dump_context *ctx, struct dump_process *proces
 	int r = 0;
 
 	if (!dir)
-		return errno == ENOENT || errno == ESRCH ? 0 : error_set_errno(error, -errno, "PID %d: descriptors", process->pid);
+		return errno == ENOENT || errno == ESRCH ? 0
+							 : error_set_errno(error, -errno, "PID %d: descriptors", process->pid);
 	while (r == 0 && (entry = readdir(dir))) {
 		char link[DUMP_LINK_MAX];
 
-		if (fdio_readlink(dirfd(dir), entry->d_name, link, sizeof(link)) >= 0 && dump_shared_is(link))
+		if (fdio_readlink(dirfd(dir), entry->d_name, link, sizeof(link)) >= 0 &&
+		    (dump_shared_is(link) || may_be_deleted(link)))
 			r = look_at(ctx, process, atoi(entry->d_name), link, error);
 	}
 	return r < 0 ? error_wrap(error, r, "PID %d", process->pid) : 0;

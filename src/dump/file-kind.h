@@ -143,12 +143,11 @@ struct dump_mounts;
 
 /* What files.c knows. */
 struct dump_files {
-	uint32_t next_id;	      /* ids of open files, mapped files and ghosts, from 1 */
+	uint32_t next_id;	      /* ids of open and mapped files, from 1 */
 	ARRAY(struct dump_open) open; /* open files of this collection, ordered by identity */
 	ARRAY(struct dump_descriptor) descriptors; /* of this collection, by process and number */
 	ARRAY(struct dump_table) tables;	   /* whose are which */
 	struct dump_inodes mapped; /* dump_file_map() and dump_file_link(); ids stay */
-	struct dump_inodes ghosts; /* deleted files; ids stay */
 	struct dump_inodes checked; /* files with an IMAGE_FILE_CHECK record in this set; the id */
 				    /* is 1 + the index in `build_ids`, or 0 */
 	ARRAY(struct dump_build_id) build_ids;		/* of programs and libraries */
@@ -221,6 +220,13 @@ struct dump_regular {
 /* `ret_added` becomes false with a blocker. */
 int dump_regular_add(struct dump_context *ctx, const struct dump_regular *file,
 		     RegularFile *message, bool *ret_added, struct error *error);
+
+/*
+ * regular-file.c: the records of a deleted file that is open, while the tree runs: under an id of its own, as for a mapping.
+ * `fd` is our descriptor of it, `link` what /proc says.
+ */
+int dump_deleted_ahead(struct dump_context *ctx, struct dump_process *process, int fd, const char *link,
+		       const struct stat *st, struct error *error);
 
 /* ghost.c: adds IMAGE_REMAP_PATH for `file_id` and, once an image set, the deleted file itself. */
 int dump_ghost_add(struct dump_context *ctx, const struct dump_regular *file, uint32_t file_id,

@@ -97,7 +97,6 @@ void dump_files_free(struct dump_files *files)
 	array_deinit(&files->descriptors);
 	array_deinit(&files->tables);
 	array_deinit(&files->mapped.list);
-	array_deinit(&files->ghosts.list);
 	array_deinit(&files->checked.list);
 	array_deinit(&files->build_ids);
 	dump_socket_options_free(files);
@@ -110,7 +109,6 @@ void dump_files_begin(struct dump_context *ctx)
 	if (!ctx->files)
 		return;
 	dump_inodes_begin(&ctx->files->mapped);
-	dump_inodes_begin(&ctx->files->ghosts);
 	dump_inodes_begin(&ctx->files->checked);
 }
 

@@ -9,11 +9,10 @@
  *
  * Records added: IMAGE_FDINFO (id: dump_process.files_id), IMAGE_FILES, IMAGE_FILE_CHECK (what the
  * target must have), IMAGE_PIPE_DATA, IMAGE_FIFO_DATA, IMAGE_SOCKET_QUEUE, IMAGE_REMAP_PATH and
- * IMAGE_GHOST_FILE. Unread data and the content of deleted files are only added when the process is
- * stopped (dump_process.tracee is set).
+ * IMAGE_GHOST_FILE. Unread data is only added when the process is stopped (dump_process.tracee is
+ * set); the content of deleted files travels as pages (shared-memory.h).
  *
- * None of these calls blocks but for reading /proc and, at the freeze, the content of deleted
- * files. Errors: -ESRCH when a process ends meanwhile, -ENOMEM, others from the kernel. What cannot
+ * None of these calls blocks but for reading /proc. Errors: -ESRCH when a process ends meanwhile, -ENOMEM, others from the kernel. What cannot
  * be moved is no error but a blocker.
  *
  * What is lost by design: events queued in an inotify descriptor and datagrams queued in a UDP
@@ -34,8 +33,8 @@
 int dump_files_collect(struct dump_context *ctx, struct error *error);
 
 /*
- * Records of what has content that is sent before the freeze, of what the tree has open but not mapped: memfds. For a tree
- * that runs.
+ * Records of what has content that is sent before the freeze, of what the tree has open but not mapped: memfds and
+ * deleted files. For a tree that runs.
  */
 int dump_files_ahead(struct dump_context *ctx, struct error *error);
 

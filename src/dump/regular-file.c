@@ -348,6 +348,7 @@ enum {
 	VARIANT_WRITABLE = 1 << 0, /* open for reading and writing */
 	VARIANT_DELETED = 1 << 1,  /* /proc says so */
 	VARIANT_LINK = 1 << 2,	   /* exe, cwd or root */
+	VARIANT_AHEAD = 1 << 3,	   /* a deleted file that is open, in the rounds */
 };
 
 /* Adds the record of a file that is no descriptor, once an image set; the id stays. */
@@ -461,4 +462,19 @@ int dump_file_link(struct dump_context *ctx, struct dump_process *process, const
 	file.link = link;
 	return add_inode(ctx, &file, st.st_dev, st.st_ino, VARIANT_LINK,
 			 S_ISDIR(st.st_mode) ? O_DIRECTORY : O_RDONLY, ret_file_id, error);
+}
+
+int dump_deleted_ahead(struct dump_context *ctx, struct dump_process *process, int fd, const char *link,
+		       const struct stat *st, struct error *error)
+{
+	struct dump_regular file = { .process = process, .kind = "descriptor", .what = "a file", .fd = fd, .st = st, .link = link };
+	const struct dump_inode *known;
+	uint32_t id;
+
+	if (!dump_files_get(ctx))
+		return error_set(error, -ENOMEM, "no memory for files");
+	known = dump_inodes_find(&ctx->files->mapped, st->st_dev, st->st_ino, VARIANT_AHEAD);
+	if (known && known->added)
+		return 0;
+	return add_inode(ctx, &file, st->st_dev, st->st_ino, VARIANT_AHEAD, O_RDONLY, &id, error);
 }

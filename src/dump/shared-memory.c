@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Shared memory objects, found by (st_dev, st_ino) of the inode behind a mapping or descriptor. /proc/PID/map_files
- * gives a descriptor of the very object also for anonymous shared memory, which has no name anywhere else.
+ * Shared memory objects and deleted files, found by (st_dev, st_ino) of the inode behind a mapping or descriptor.
+ * /proc/PID/map_files gives a descriptor of the very object also for anonymous shared memory, which has no name anywhere
+ * else. A descriptor of each object is kept, so its inode number is nobody else's as long as it is in the list.
  */
 #include "shared-memory.h"
 
@@ -90,10 +91,13 @@ static struct dump_shared_object *object_find(struct dump_shared *shared, const 
 }
 
 /* Adds the object behind `fd`, of which it keeps a copy. */
-static int object_add(struct dump_shared *shared, int fd, const char *name, const struct stat *info,
+static int object_add(struct dump_shared *shared, int fd, const char *name, const struct stat *info, bool ghost,
 		      struct dump_shared_object **ret, struct error *error)
 {
-	struct dump_shared_object object = { .memfd = strncmp(name, SHARED_MEMFD, strlen(SHARED_MEMFD)) == 0 };
+	struct dump_shared_object object = {
+		.memfd = !ghost && strncmp(name, SHARED_MEMFD, strlen(SHARED_MEMFD)) == 0,
+		.ghost = ghost,
+	};
 	char path[64];
 
 	object.id = (uint32_t)shared->objects.count + 1;
@@ -101,9 +105,9 @@ static int object_add(struct dump_shared *shared, int fd, const char *name, cons
 	object.ino = info->st_ino;
 	/* Opened anew: the position belongs to us, and the copy can be read whatever the descriptor's mode. */
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	object.fd = open(path, O_RDONLY | O_CLOEXEC);
+	object.fd = open(path, O_RDONLY | O_CLOEXEC | O_NOATIME);
 	if (object.fd < 0)
-		return error_set_errno(error, -errno, "cannot open shared memory %s", name);
+		return error_set_errno(error, -errno, "cannot open %s", name);
 	if (object.memfd)
 		object.name = memfd_name(name);
 	if ((object.memfd && !object.name) || array_append(&shared->objects, object) < 0) {
@@ -115,11 +119,9 @@ static int object_add(struct dump_shared *shared, int fd, const char *name, cons
 	return 0;
 }
 
-/*
- * Finds or adds the object behind `fd`. It is looked at once an image set, so that its size here is the one of its record,
- * whatever it grows to meanwhile.
- */
-static int object_take(struct dump_context *ctx, int fd, const char *name, uint32_t *ret_id, struct error *error)
+/* Finds or adds the object behind `fd`. */
+static int object_take(struct dump_context *ctx, int fd, const char *name, bool ghost, struct dump_shared_object **ret,
+		       struct error *error)
 {
 	struct dump_shared *shared = shared_get(ctx);
 	struct dump_shared_object *object;
@@ -129,17 +131,43 @@ static int object_take(struct dump_context *ctx, int fd, const char *name, uint3
 	if (!shared)
 		return error_set_errno(error, -ENOMEM, "cannot keep a shared memory object");
 	if (fstat(fd, &info) < 0)
-		return error_set_errno(error, -errno, "cannot look at shared memory %s", name);
+		return error_set_errno(error, -errno, "cannot look at %s", name);
 	object = object_find(shared, &info);
 	if (!object)
-		r = object_add(shared, fd, name, &info, &object, error);
-	if (r == 0 && !object->present) {
+		r = object_add(shared, fd, name, &info, ghost, &object, error);
+	if (r < 0)
+		return r;
+	/* Once an image set, so that the size here is the one of its record, whatever it grows to meanwhile. */
+	if (!object->present)
 		object_refresh(object, fd, &info);
+	*ret = object;
+	return 0;
+}
+
+static int shared_take(struct dump_context *ctx, int fd, const char *name, uint32_t *ret_id, struct error *error)
+{
+	struct dump_shared_object *object;
+	int r = object_take(ctx, fd, name, false, &object, error);
+
+	if (r == 0 && !object->present)
 		r = shared_record(ctx, object, error);
-	}
 	if (r == 0)
 		*ret_id = object->id;
 	return r;
+}
+
+int dump_shared_ghost(struct dump_context *ctx, int fd, const char *name, const struct dump_shared_object **ret,
+		      bool *ret_new, struct error *error)
+{
+	struct dump_shared_object *object;
+	int r = object_take(ctx, fd, name, true, &object, error);
+
+	if (r < 0)
+		return r;
+	*ret_new = !object->present;
+	object->present = true;
+	*ret = object;
+	return 0;
 }
 
 /* Huge pages have no place among pages of 4 KiB. */
@@ -168,7 +196,7 @@ int dump_shared_map(struct dump_context *ctx, struct dump_process *process, cons
 		*ret_id = 0;
 		return 0;
 	}
-	return object_take(ctx, fd, map->name, ret_id, error);
+	return shared_take(ctx, fd, map->name, ret_id, error);
 }
 
 int dump_shared_memfd(struct dump_context *ctx, int fd, const char *name, uint32_t *ret_id, struct error *error)
@@ -179,7 +207,7 @@ int dump_shared_memfd(struct dump_context *ctx, int fd, const char *name, uint32
 		*ret_id = 0;
 		return 0;
 	}
-	return object_take(ctx, fd, name, ret_id, error);
+	return shared_take(ctx, fd, name, ret_id, error);
 }
 
 size_t dump_shared_count(const struct dump_context *ctx)

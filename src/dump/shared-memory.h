@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Shared memory objects: memory mapped MAP_SHARED | MAP_ANONYMOUS, and memfds, mapped or only open. An object is its
- * (st_dev, st_ino) on the source and gets a small id that stays the same for the life of the context: the shmid of
- * mappings, the inode id of memfd descriptors, the id of its IMAGE_SHARED_MEMORY record. Its content travels as pages
+ * Shared memory objects: memory mapped MAP_SHARED | MAP_ANONYMOUS, memfds, mapped or only open, and deleted files. An
+ * object is its (st_dev, st_ino) on the source and gets a small id that stays the same for the life of the context: the
+ * shmid of mappings, the inode id of memfd descriptors, the id of its IMAGE_SHARED_MEMORY or IMAGE_GHOST_FILE record. Its content travels as pages
  * of the object (by offset), read through a descriptor that is kept here, not as pages of a process.
  */
 #pragma once
@@ -20,6 +20,7 @@ struct dump_shared_object {
 	ino_t ino;
 	uint64_t size;     /* bytes, as in its record of the last image set */
 	int fd;            /* readable, for pread(2) and SEEK_DATA; owned by the context; -1: gone for good */
+	bool ghost;        /* a deleted file: its record is an IMAGE_GHOST_FILE with that id */
 	bool memfd;        /* made by memfd_create(2), not by an anonymous shared mapping */
 	bool present;      /* has a record in the last image set */
 	uint32_t seals;    /* F_GET_SEALS; memfds only */
@@ -40,6 +41,13 @@ int dump_shared_map(struct dump_context *ctx, struct dump_process *process, cons
  * `name` what /proc/PID/fd says of it ("/memfd:NAME (deleted)").
  */
 int dump_shared_memfd(struct dump_context *ctx, int fd, const char *name, uint32_t *ret_id, struct error *error);
+
+/*
+ * The object of a deleted file; `fd` is any descriptor of it, O_PATH too, and stays the caller's. `ret_new`: this image set
+ * has no record of it yet, the caller adds it. `ret` is valid until the next call.
+ */
+int dump_shared_ghost(struct dump_context *ctx, int fd, const char *name, const struct dump_shared_object **ret,
+		      bool *ret_new, struct error *error);
 
 /* True for the name of a mapping or descriptor link that dump_shared_*() are for. */
 bool dump_shared_is(const char *name);

@@ -30,7 +30,7 @@ enum image_type {
 	IMAGE_PIPE_DATA = 9,      /* id 0: a record with the message, then one with the bytes */
 	IMAGE_FIFO_DATA = 10,     /* as IMAGE_PIPE_DATA */
 	IMAGE_SOCKET_QUEUE = 11,  /* id 0: packets, message then bytes */
-	IMAGE_GHOST_FILE = 12,    /* id: ghost id; the message, then the content in records of bytes */
+	IMAGE_GHOST_FILE = 12,    /* id: of the object whose pages are its content */
 	IMAGE_REMAP_PATH = 13,    /* id 0 */
 	IMAGE_EVENTPOLL_ITEM = 14,/* id 0 */
 	IMAGE_INOTIFY_WATCH = 15, /* id 0 */

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Content that is not pages of a process: shared memory objects. It is written through any number of mappings, of processes
- * that come and go between two looks, and through write(2), which no tracker sees. So for each page that was sent its hash
- * is kept, and a page is dirty when it hashes differently now: one pass over the memory, some 10 GB/s, in place of a send.
+ * Content that is not pages of a process: shared memory objects and deleted files. It is written through any number of
+ * mappings, of processes that come and go between two looks, and through write(2), which no tracker sees. So for each page
+ * that was sent its hash is kept, and a page is dirty when it hashes differently now: one pass over the memory, at some
+ * 10 GB/s, in place of a send.
  *
  * Model. An object is cut into chunks of 512 pages; a chunk is there when the object had data in it at some look. A page of
  * it is a hole on the target that nothing is known of, a hole there because it is zeros here, or has the content whose

@@ -21,7 +21,7 @@ struct restore_file {
 	const struct restore_file_kind *kind;
 	int fd;	      /* ours, owned; -1: not opened (yet) */
 	int other_fd; /* UNIX sockets whose peer has closed: the peer, until its data is sent */
-	uint32_t ghost_id; /* deleted file: its ghost; 0: none */
+	uint32_t ghost_id; /* deleted file: the object of its content; 0: none */
 };
 
 struct restore_file_kind {
@@ -44,14 +44,6 @@ extern const struct restore_file_kind restore_kind_epoll;
 extern const struct restore_file_kind restore_kind_timerfd;
 extern const struct restore_file_kind restore_kind_signalfd;
 extern const struct restore_file_kind restore_kind_inotify;
-
-/* ghost.c: a deleted file, made again. */
-struct restore_ghost {
-	uint32_t id;
-	int fd;	      /* open for reading, owned */
-	bool content; /* its content was written */
-	bool loaded;  /* from the present image set */
-};
 
 /* pipe.c: a pipe or FIFO while its ends are opened. */
 struct restore_pipe {
@@ -106,7 +98,6 @@ struct restore_files {
 	const struct image_set
 		*loaded;     /* the set that restore_files_prepare() has read; only compared */
 	size_t loaded_count; /* its records at that time */
-	ARRAY(struct restore_ghost) ghosts; /* kept from round to round */
 	ARRAY(struct restore_pipe) pipes;   /* during restore_files_apply() */
 	ARRAY(struct restore_pipe_data)
 	pipe_data; /* during restore_files_apply(), ordered by pipe */
@@ -150,10 +141,9 @@ int restore_regular_open(struct restore_tree *tree, const struct restore_file *f
  */
 int restore_regular_compare(const FileCheck *check, bool final, char *cause, size_t size);
 
-/* ghost.c: makes the ghosts of an image set, and writes their content when it is there. */
+/* ghost.c: makes the deleted files of an image set; their content is shared-memory.c's. */
 int restore_ghosts_load(struct restore_tree *tree, const struct image_set *images,
 			struct error *error);
-struct restore_ghost *restore_ghost_find(struct restore_files *files, uint32_t id);
 
 /* pipe.c: reads what is unread in pipes; frees what is left of pipes. */
 int restore_pipes_load(struct restore_files *files, const struct image_set *images,

@@ -55,10 +55,7 @@ void restore_files_free(struct restore_files *files)
 	close_all(files);
 	restore_files_clear(files);
 	restore_unix_discard(files);
-	array_for_each (ghost, &files->ghosts)
-		close(ghost->fd);
 	array_deinit(&files->list);
-	array_deinit(&files->ghosts);
 	array_deinit(&files->pipes);
 	array_deinit(&files->pipe_data);
 	array_deinit(&files->inodes);

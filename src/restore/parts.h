@@ -74,7 +74,12 @@ int restore_mm_seals(struct restore_tree *tree, const struct restore_process *pr
 
 /* shared-memory.c */
 int restore_shared_prepare(struct restore_tree *tree, const struct image_set *images, struct error *error);
-/* Gives up the objects that the last restore_shared_prepare() did not name; after the mappings. */
+/* A deleted file: takes the descriptor, which is for reading. restore_shared_resize() before anything else. */
+int restore_shared_adopt(struct restore_tree *tree, uint32_t id, int fd, struct error *error);
+int restore_shared_resize(struct restore_tree *tree, uint32_t id, uint64_t size, struct error *error);
+bool restore_shared_has(const struct restore_tree *tree, uint32_t id);
+/* Around a layout: objects that were neither prepared nor resized in between are given up, after the mappings. */
+void restore_shared_begin(struct restore_tree *tree);
 void restore_shared_prune(struct restore_tree *tree);
 /* Seals of memfds. */
 int restore_shared_finish(struct restore_tree *tree, struct error *error);

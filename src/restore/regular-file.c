@@ -29,19 +29,11 @@ int restore_regular_open(struct restore_tree *tree, const struct restore_file *f
 			 int *ret_fd, struct error *error)
 {
 	const char *path = file->message->reg->name;
-	char self[64];
 	int fd;
 
-	if (file->ghost_id) {
-		const struct restore_ghost *ghost = restore_ghost_find(tree->files, file->ghost_id);
-
-		if (!ghost)
-			return error_set(error, -EPROTO, "deleted file %s did not come along",
-					 path);
-		snprintf(self, sizeof(self), "/proc/self/fd/%d", ghost->fd);
-		path = self;
-		flags &= ~O_NOFOLLOW;
-	}
+	if (file->ghost_id)
+		return restore_shared_open(tree, file->ghost_id, (flags & ~(NOT_AGAIN | O_NOFOLLOW)) | O_NOCTTY, ret_fd,
+					   error);
 	fd = open(path, (flags & ~NOT_AGAIN) | O_CLOEXEC | O_NOCTTY);
 	if (fd < 0)
 		return error_set_errno(error, -errno, "opening %s", file->message->reg->name);

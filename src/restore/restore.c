@@ -77,6 +77,7 @@ static int layout(struct restore_tree *tree, struct error *error)
 {
 	int r;
 
+	restore_shared_begin(tree);
 	r = restore_files_prepare(tree, tree->images, error);
 	if (r == 0)
 		r = restore_shared_prepare(tree, tree->images, error);

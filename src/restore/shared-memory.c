@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Shared memory objects, made here and held open until the tree is let go. An anonymous object is made by a mapping of
+ * Shared memory objects, made here and held open until the tree is let go; and deleted files (ghost.c), which differ in that
+ * they are held for reading and opened for each write, as a program that is open for writing cannot be run. An anonymous object is made by a mapping of
  * our own and then opened through /proc/self/map_files, so that it is the same kind of object as on the source; a memfd by
  * memfd_create(2). Content comes by offset through the descriptor, from the first round that has the object on; an object
  * that the newest image set does not name any more is given up.
@@ -22,9 +23,10 @@
 
 struct shared_object {
 	uint32_t id;    /* on the source */
-	int fd;         /* read and write; owned */
+	int fd;         /* read and write, of a ghost read only; owned */
 	uint64_t size;  /* bytes: content behind them is not written */
 	bool memfd;
+	bool ghost;     /* a deleted file */
 	bool wanted;    /* in the newest image set */
 	uint32_t seals; /* to be set at the end */
 };
@@ -57,7 +59,7 @@ static int make_anonymous(const SharedMemory *message, int *ret_fd, struct error
 	size_t size = (message->size + SHARED_PAGE - 1) & ~(SHARED_PAGE - 1);
 	char path[96];
 	void *map;
-	int fd, r;
+	int fd = -1, r;
 
 	map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (map == MAP_FAILED)
@@ -72,25 +74,49 @@ static int make_anonymous(const SharedMemory *message, int *ret_fd, struct error
 	return 0;
 }
 
+/* Takes the descriptor, also when it fails. */
+static int shared_add(struct restore_tree *tree, struct shared_object object, struct error *error)
+{
+	if (!tree->shared)
+		tree->shared = calloc(1, sizeof(*tree->shared));
+	if (!tree->shared || array_append(&tree->shared->objects, object) < 0) {
+		close(object.fd);
+		return error_set_errno(error, -ENOMEM, "cannot keep shared memory objects");
+	}
+	return 0;
+}
+
 static int shared_make(struct restore_tree *tree, const SharedMemory *message, struct shared_object **ret,
 		       struct error *error)
 {
 	struct shared_object object = { .id = message->id, .memfd = message->memfd };
 	int r;
 
-	if (!tree->shared)
-		tree->shared = calloc(1, sizeof(*tree->shared));
-	if (!tree->shared)
-		return error_set_errno(error, -ENOMEM, "cannot keep shared memory objects");
 	r = message->memfd ? make_memfd(message, &object.fd, error) : make_anonymous(message, &object.fd, error);
-	if (r < 0)
-		return r;
-	if (array_append(&tree->shared->objects, object) < 0) {
-		close(object.fd);
-		return error_set_errno(error, -ENOMEM, "cannot keep shared memory objects");
-	}
-	*ret = &tree->shared->objects.items[tree->shared->objects.count - 1];
-	return 0;
+	if (r == 0)
+		r = shared_add(tree, object, error);
+	if (r == 0)
+		*ret = shared_find(tree, message->id);
+	return r;
+}
+
+int restore_shared_adopt(struct restore_tree *tree, uint32_t id, int fd, struct error *error)
+{
+	struct shared_object object = { .id = id, .fd = fd, .ghost = true };
+
+	return shared_add(tree, object, error);
+}
+
+bool restore_shared_has(const struct restore_tree *tree, uint32_t id)
+{
+	return shared_find(tree, id) != NULL;
+}
+
+void restore_shared_begin(struct restore_tree *tree)
+{
+	if (tree->shared)
+		array_for_each(object, &tree->shared->objects)
+			object->wanted = false;
 }
 
 /* Size, owner and mode of a memfd may change from round to round. */
@@ -113,9 +139,6 @@ int restore_shared_prepare(struct restore_tree *tree, const struct image_set *im
 	const struct image_record *record;
 	size_t cursor = 0;
 
-	if (tree->shared)
-		array_for_each(object, &tree->shared->objects)
-			object->wanted = false;
 	while ((record = image_set_next(images, IMAGE_SHARED_MEMORY, IMAGE_ANY, &cursor))) {
 		_cleanup_message_ SharedMemory *message = NULL;
 		struct shared_object *object;
@@ -124,6 +147,8 @@ int restore_shared_prepare(struct restore_tree *tree, const struct image_set *im
 		if (r < 0)
 			return r;
 		object = shared_find(tree, message->id);
+		if (object && object->ghost)
+			return error_set(error, -EPROTO, "shared memory object %u is a deleted file", message->id);
 		if (!object)
 			r = shared_make(tree, message, &object, error);
 		if (r == 0)
@@ -169,7 +194,7 @@ int restore_shared_open(struct restore_tree *tree, uint32_t id, int flags, int *
 {
 	struct shared_object *object;
 	char path[64];
-	int fd, r;
+	int fd = -1, r;
 
 	r = shared_get(tree, id, &object, error);
 	if (r < 0)
@@ -182,13 +207,47 @@ int restore_shared_open(struct restore_tree *tree, uint32_t id, int flags, int *
 	return 0;
 }
 
+/* A descriptor to write by, of which `ret_own` has to be closed. */
+static int writable(const struct shared_object *object, int *ret_fd, int *ret_own, struct error *error)
+{
+	char path[64];
+
+	*ret_fd = object->fd;
+	if (!object->ghost)
+		return 0;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", object->fd);
+	*ret_fd = *ret_own = open(path, O_RDWR | O_CLOEXEC);
+	return *ret_fd < 0 ? error_set_errno(error, -errno, "cannot open deleted file %u", object->id) : 0;
+}
+
+int restore_shared_resize(struct restore_tree *tree, uint32_t id, uint64_t size, struct error *error)
+{
+	_cleanup_fd_ int own = -1;
+	struct shared_object *object;
+	int fd = -1, r;
+
+	r = shared_get(tree, id, &object, error);
+	if (r == 0)
+		r = writable(object, &fd, &own, error);
+	if (r == 0 && ftruncate(fd, (off_t)size) < 0)
+		r = error_set_errno(error, -errno, "cannot give shared memory object %u its size", id);
+	if (r < 0)
+		return r;
+	object->size = size;
+	object->wanted = true;
+	return 0;
+}
+
 int restore_shared_write(struct restore_tree *tree, uint32_t id, uint64_t offset, const void *data, size_t size,
 			 struct error *error)
 {
+	_cleanup_fd_ int own = -1;
 	struct shared_object *object;
-	int r;
+	int fd = -1, r;
 
 	r = shared_get(tree, id, &object, error);
+	if (r == 0)
+		r = writable(object, &fd, &own, error);
 	if (r < 0)
 		return r;
 	if (offset >= object->size)
@@ -197,18 +256,27 @@ int restore_shared_write(struct restore_tree *tree, uint32_t id, uint64_t offset
 	/* The last page ends where the object does. */
 	if (size > object->size - offset)
 		size = (size_t)(object->size - offset);
-	r = fdio_pwrite(object->fd, data, size, offset);
+	r = fdio_pwrite(fd, data, size, offset);
 	return r < 0 ? error_set_errno(error, r, "cannot write shared memory object %u", id) : 0;
 }
 
 int restore_shared_drop(struct restore_tree *tree, uint32_t id, uint64_t offset, uint64_t size, struct error *error)
 {
+	static const uint8_t zeros[SHARED_PAGE];
+	_cleanup_fd_ int own = -1;
 	struct shared_object *object;
-	int r;
+	int fd = -1, r;
 
 	r = shared_get(tree, id, &object, error);
-	if (r == 0 && fallocate(object->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)size) < 0)
-		r = error_set_errno(error, -errno, "cannot drop pages of shared memory object %u", id);
+	if (r == 0)
+		r = writable(object, &fd, &own, error);
+	if (r < 0 || fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)size) == 0)
+		return r;
+	if (errno != EOPNOTSUPP)
+		return error_set_errno(error, -errno, "cannot drop pages of shared memory object %u", id);
+	/* A file system without holes. */
+	for (uint64_t at = offset; r == 0 && at < offset + size; at += SHARED_PAGE)
+		r = restore_shared_write(tree, id, at, zeros, sizeof(zeros), error);
 	return r;
 }
 

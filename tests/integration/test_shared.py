@@ -39,7 +39,7 @@ def test_children_that_end_at_once(two_hosts, keys, start_victim):
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "precopy", "postcopy"])
-@pytest.mark.parametrize("kind, mib", [("a", 256), ("m", 256), ("n", 256)])
+@pytest.mark.parametrize("kind, mib", [("a", 256), ("m", 256), ("n", 256), ("s", 256), ("d", 64)])
 def test_idle_content_goes_ahead(two_hosts, keys, start_victim, kind, mib, mode):
     a, b, _ = two_hosts
     with PageServer(b, keys) as on_b:

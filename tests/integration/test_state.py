@@ -7,7 +7,7 @@ VICTIMS = [
     "mem-anon", "mem-file", "mem-stack", "mem-heap", "mem-guard", "mem-shared", "mem-cow:8", "vdso",
     "threads:4", "threads:64", "amx", "syscalls", "signals", "robust",
     "timers", "creds", "procattr",
-    "files", "deleted", "pipes", "fifo", "eventfd", "epoll", "timerfd", "signalfd", "inotify", "unixpair",
+    "files", "deleted", "deleted:map", "pipes", "fifo", "eventfd", "epoll", "timerfd", "signalfd", "inotify", "unixpair",
     "listen-tcp", "listen-unix", "udp", "tree",
 ]
 PRIVATE = {"fifo", "listen-unix"}  # have an object in the file system that each host needs for itself

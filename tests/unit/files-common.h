@@ -171,12 +171,36 @@ static inline void move_shell(struct move *move)
 	move->target_pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 }
 
+/* What of memfds and deleted files has data. */
+static inline int move_content(struct move *move, struct error *error)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < dump_shared_count(&move->source); i++) {
+		const struct dump_shared_object *object = dump_shared_get(&move->source, i);
+		uint8_t page[4096];
+		off_t at = 0;
+
+		while (r == 0 && (at = lseek(object->fd, at, SEEK_DATA)) >= 0) {
+			ssize_t got = pread(object->fd, page, sizeof(page), at);
+
+			r = restore_shared_write(&move->target, object->id, (uint64_t)at, page, (size_t)got, error);
+			at += got;
+		}
+	}
+	return r;
+}
+
 static inline int move_apply(struct move *move, struct error *error)
 {
 	int r;
 
 	move->target.images = move->images;
-	r = restore_shared_prepare(&move->target, move->images, error);
+	r = restore_files_prepare(&move->target, move->images, error);
+	if (r == 0)
+		r = restore_shared_prepare(&move->target, move->images, error);
+	if (r == 0)
+		r = move_content(move, error);
 	if (r == 0)
 		r = restore_files_apply(&move->target, move->images, error);
 	if (r == 0)
