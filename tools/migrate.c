@@ -167,6 +167,14 @@ static int parse_send(int argc, char **argv, struct migrate_options *options, st
 	return r < 0 ? r : parse_pid(argv[optind], &options->pid, error);
 }
 
+/* One on which a line can be drawn in place. */
+static bool is_terminal(int fd)
+{
+	const char *term = getenv("TERM");
+
+	return isatty(fd) && term && strcmp(term, "dumb") != 0;
+}
+
 static int run_send(int argc, char **argv, struct log *log)
 {
 	struct migrate_options options = {
@@ -176,6 +184,7 @@ static int run_send(int argc, char **argv, struct log *log)
 		.downtime_most_ns = DOWNTIME_MOST_MS_DEFAULT * (uint64_t)CLOCK_MS,
 		.streams = 1,
 	};
+	struct log_status status = LOG_STATUS_INIT;
 	struct migrate_summary summary;
 	struct error error = ERROR_INIT;
 	sigset_t stop;
@@ -188,6 +197,11 @@ static int run_send(int argc, char **argv, struct log *log)
 	sigaddset(&stop, SIGTERM);
 	sigaddset(&stop, SIGHUP);
 	sigprocmask(SIG_BLOCK, &stop, NULL);
+	/* Suspended, it would hold a process that it has stopped. */
+	signal(SIGTSTP, SIG_IGN);
+	signal(SIGTTOU, SIG_IGN);
+	if (!options.json && is_terminal(STDERR_FILENO))
+		log->status = &status;
 	options.cancel_fd = signalfd(-1, &stop, SFD_CLOEXEC | SFD_NONBLOCK);
 	outcome = migrate_send(&options, log, &summary, &error);
 	close(options.cancel_fd);

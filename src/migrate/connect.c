@@ -66,16 +66,16 @@ int source_open_stream(struct source *source, enum wire_role role, uint32_t inde
 	const struct tcp_options options = { .dead_after_ms = role == WIRE_BULK ? 15000 : 0 };
 	_cleanup_stream_ struct stream *stream = NULL;
 	_cleanup_fd_ int fd = -1;
+	int cancel_fd = phase_is_before_commit(source->phase) ? source->options->cancel_fd : -1;
 	int r;
 
-	r = tcp_connect(source->options->to, &options, deadline, source->options->cancel_fd, &fd, error);
+	r = tcp_connect(source->options->to, &options, deadline, cancel_fd, &fd, error);
 	if (r == 0)
 		r = stream_socket_new(fd, source->options->to, &stream, error);
 	if (r < 0)
 		return r;
 	(void)steal_fd(&fd);
-	if (phase_is_before_commit(source->phase))
-		stream_set_cancel(stream, source->options->cancel_fd);
+	stream_set_cancel(stream, cancel_fd);
 	if (source->bucket && role == WIRE_BULK)
 		r = stream_rate_push(&stream, source->bucket, error);
 	if (r == 0)

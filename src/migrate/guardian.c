@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "progress.h"
 #include "source.h"
 #include "util/cleanup.h"
 
@@ -38,6 +39,7 @@ static void clean_up(struct source *source)
 	int64_t deadline = clock_deadline(10 * CLOCK_S);
 	struct freezer *freezer;
 
+	progress_remove(source->state_fd, source->shared->session);
 	if (!phase_is_before_commit((enum phase)source->shared->phase)) {
 		mark_in_doubt(source);
 		return;

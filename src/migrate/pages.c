@@ -83,6 +83,8 @@ static bool take(struct work *work, struct source_job *ret)
 		ret->address += work->done * PAGE;
 		ret->pages = left < WIRE_RUN_PAGES_MAX ? left : WIRE_RUN_PAGES_MAX;
 		work->done += ret->pages;
+		work->source->watch.pages_done += job->zero ? 0 : ret->pages;
+		work->source->watch.pages_taken += job->zero ? 0 : ret->pages;
 		found = true;
 	}
 	pthread_mutex_unlock(&work->source->lock);

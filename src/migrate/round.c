@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "estimate.h"
 #include "source.h"
 #include "util/stop-point.h"
 #include "wire.pb-c.h"
@@ -152,7 +151,7 @@ static void report_round(const struct source *source, const struct estimate *est
 {
 	char slowed[64] = "";
 
-	if (source->options->json)
+	if (source->options->json || source->log->status)
 		return;
 	if (estimate->throttle)
 		snprintf(slowed, sizeof(slowed), "; slowed by %u%%", estimate->throttle);
@@ -190,10 +189,13 @@ static int one_round(struct source *source, unsigned depth, struct estimate *est
 	if (r == 0)
 		r = objects_scan(source, false, &jobs, error);
 	if (r == 0)
+		watch_round(source, jobs.pages);
+	if (r == 0)
 		r = send_round(source, &jobs, error);
 	if (r == 0 && estimate) {
 		estimate_round(estimate, jobs.pages, laid_out - began, clock_now_ns() - laid_out, since);
 		report_round(source, estimate);
+		watch_estimate(source, estimate);
 	}
 	if (r == 0)
 		*ret_pages = jobs.pages;
@@ -229,6 +231,7 @@ static int slow_down(struct source *source, unsigned percent, struct error *erro
 	int r;
 
 	source->summary->throttle_percent = percent;
+	log_debug(source->log, "the tree stands still for %u%% of the time", percent);
 	if (source->throttle) {
 		throttle_set(source->throttle, percent);
 		return 0;

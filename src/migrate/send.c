@@ -167,6 +167,8 @@ int migrate_send(const struct migrate_options *options, const struct log *log, s
 
 	*summary = (struct migrate_summary){ 0 };
 	r = source_init(&source, options, log, summary, error);
+	if (r == 0 && !options->dry_run)
+		r = watch_start(&source, error);
 	if (r == 0)
 		r = until_commit(&source, error);
 	if (source.phase == PHASE_COMMIT && r < 0)

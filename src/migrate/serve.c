@@ -147,7 +147,9 @@ static int wait_complete(struct source *source, struct error *error)
 	if (r < 0)
 		return r;
 	stop_point("complete");
+	pthread_mutex_lock(&source->lock);
 	source->summary->pages_faulted = complete->faults;
+	pthread_mutex_unlock(&source->lock);
 	source->summary->fault_us_p50 = complete->fault_us_p50;
 	source->summary->fault_us_p99 = complete->fault_us_p99;
 	return 0;
@@ -244,6 +246,19 @@ static int reconnect(struct source *source, struct error *error)
 	}
 }
 
+/* Nothing that was sent is known to have arrived. */
+static int miss_all(struct source *source, struct error *error)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&source->lock);
+	array_for_each(memory, &source->memory)
+		if (r == 0)
+			r = pageset_copy(&(*memory)->missing, &(*memory)->fresh);
+	pthread_mutex_unlock(&source->lock);
+	return r < 0 ? error_set_errno(error, r, "cannot note the missing pages") : 0;
+}
+
 int serve_postcopy(struct source *source, struct error *error)
 {
 	int r;
@@ -259,10 +274,9 @@ int serve_postcopy(struct source *source, struct error *error)
 			return 0;
 		log_warning(source->log, "the link broke while pages are missing on the target (%s); connecting again",
 			    error_text(error, r));
-		array_for_each(memory, &source->memory)
-			if (pageset_copy(&(*memory)->missing, &(*memory)->fresh) < 0)
-				return error_set(error, -ENOMEM, "out of memory");
-		r = reconnect(source, error);
+		r = miss_all(source, error);
+		if (r == 0)
+			r = reconnect(source, error);
 	}
 	return r;
 }

@@ -18,6 +18,7 @@ void source_enter(struct source *source, enum phase phase)
 {
 	assert(phase_allows(source->phase, phase));
 	source->phase = phase;
+	source->watch.phase = (int)phase;
 	if (source->shared)
 		source->shared->phase = (int)phase;
 	log_debug(source->log, "phase: %s", phase_name(phase));
@@ -139,7 +140,7 @@ int source_init(struct source *source, const struct migrate_options *options, co
 	int r;
 
 	*source = (struct source){ .options = options, .log = log, .summary = summary, .state_fd = -1,
-				   .guardian_fd = -1, .started = clock_now_ns() };
+				   .guardian_fd = -1, .watch.stop_fd = -1, .started = clock_now_ns() };
 	pthread_mutex_init(&source->lock, NULL);
 	source->dump_options.tcp_close = options->tcp_close;
 	name_own_programs(source);
@@ -159,6 +160,7 @@ int source_init(struct source *source, const struct migrate_options *options, co
 
 void source_deinit(struct source *source)
 {
+	watch_stop(source);
 	source_close_streams(source);
 	tls_context_unref(source->tls);
 	rate_bucket_unref(source->bucket);

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "dump/dump.h"
+#include "estimate.h"
 #include "image/journal.h"
 #include "phase.h"
 #include "send.h"
@@ -64,6 +65,24 @@ struct source_shared {
 };
 
 struct dedup;
+
+/* What the watcher thread shows. `pages` and what was measured are under source->lock. */
+struct source_watch {
+	pthread_t thread;
+	bool running;
+	int stop_fd;         /* readable: end */
+	_Atomic int phase;   /* enum phase */
+	uint32_t round;
+	uint64_t pages_round; /* to send in the round, and */
+	uint64_t pages_done;  /* taken of them */
+	uint64_t pages_taken; /* in all rounds */
+	double dirty_bytes_per_s, downtime_ms;
+	unsigned throttle_percent;
+	/* the thread's own */
+	uint64_t seen;   /* pages sent when it last looked */
+	int64_t seen_at; /* and when that was */
+	double rate;     /* bytes a second, smoothed */
+};
 struct objects;
 
 struct source {
@@ -103,6 +122,7 @@ struct source {
 	uint64_t dirty_pages;    /* expected at a freeze now */
 	double pages_per_ns;     /* measured sending rate */
 	int state_fd;            /* journal directory */
+	struct source_watch watch;
 	struct source_shared *shared;
 	pid_t guardian;
 	int guardian_fd;         /* write end: its closing tells the guardian of our end */
@@ -188,6 +208,14 @@ void guardian_dismiss(struct source *source);
 int source_init(struct source *source, const struct migrate_options *options, const struct log *log,
 		struct migrate_summary *summary, struct error *error);
 void source_deinit(struct source *source);
+
+/* watch.c: what the user sees meanwhile */
+int watch_start(struct source *source, struct error *error);
+/* A round begins that has so many pages to send. */
+void watch_round(struct source *source, uint64_t pages);
+void watch_estimate(struct source *source, const struct estimate *estimate);
+/* Takes the line off the terminal. Without watch_start() it does nothing. */
+void watch_stop(struct source *source);
 
 /* hook.c */
 int hook_run(const struct source *source, const char *event, struct error *error);
