@@ -29,6 +29,12 @@ def program(name):
     raise FileNotFoundError(f"{name}: not in {build_dir()}")
 
 
+def _new_state_dir():
+    """A directory on tmpfs, as /run is: each write of a journal waits for a disk elsewhere, in the middle of the downtime."""
+    memory = pathlib.Path("/dev/shm")
+    return tempfile.mkdtemp(prefix="pagestream-state-", dir=memory if memory.is_dir() else None)
+
+
 class Keys:
     """A private CA with server and client certificates in a directory of its own; made once per
     test session.
@@ -76,7 +82,7 @@ class PageServer:
         self.to = listen or f"{host.address}:{port}"
         self.args = list(map(str, args))
         self.own_state = state_dir is None
-        self.state_dir = pathlib.Path(state_dir or tempfile.mkdtemp(prefix="state-"))
+        self.state_dir = pathlib.Path(state_dir or _new_state_dir())
         self.prefix = list(prefix)
         self.process = self.out = self.err = None
 
@@ -171,7 +177,7 @@ class Send:
         self.host = host
         self.server = server
         self.own_state = state_dir is None
-        self.state_dir = pathlib.Path(state_dir or tempfile.mkdtemp(prefix="state-"))
+        self.state_dir = pathlib.Path(state_dir or _new_state_dir())
         argv = [*prefix, program("migrate"), "send", "--to", to or server.to, "--tls-dir",
                 (keys or server.keys).dir,
                 "--state-dir", self.state_dir]
