@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/membarrier.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -198,7 +199,9 @@ static int thread_scheduling(const struct dump_host *host, struct tracee_thread 
 		return error_set_errno(error, -errno, "cannot read the scheduling policy of thread %d", thread->tid);
 	core->has_sched_nice = true;
 	/* sched_getattr() tells it of ordinary policies only; a real-time thread keeps one for later. */
-	core->sched_nice = getpriority(PRIO_PROCESS, (id_t)thread->tid);
+	core->sched_nice = attributes.policy == SCHED_OTHER || attributes.policy == SCHED_BATCH
+				   ? attributes.nice
+				   : getpriority(PRIO_PROCESS, (id_t)thread->tid);
 	core->has_sched_policy = true;
 	core->sched_policy = attributes.policy;
 	core->has_sched_prio = true;

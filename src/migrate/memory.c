@@ -213,16 +213,16 @@ static int drop_held(struct scan *scan, uint64_t address, uint64_t pages)
 	return 0;
 }
 
-static int take_run(struct scan *scan, const Mapping *mapping, const struct track_run *run)
+static int take_run(struct scan *scan, uint32_t status, const struct track_run *run)
 {
 	struct source_job job = { .pid = scan->memory->pid, .address = run->start, .pages = run->pages };
-	bool file = mapping->status & MAPPING_FILE_PRIVATE && run->flags & TRACK_FILE;
+	bool file = status & MAPPING_FILE_PRIVATE && run->flags & TRACK_FILE;
 
 	if (pageset_add(&scan->memory->fresh, run->start / PAGE, run->pages) < 0)
 		return -ENOMEM;
 	if (file || run->flags & TRACK_GUARD || !(run->flags & (TRACK_PRESENT | TRACK_SWAPPED)))
 		return scan->frozen ? drop_held(scan, run->start, run->pages) : 0;
-	if (run->flags & TRACK_ZERO && !(mapping->status & MAPPING_FILE_PRIVATE)) {
+	if (run->flags & TRACK_ZERO && !(status & MAPPING_FILE_PRIVATE)) {
 		scan->source->summary->pages_zero += run->pages;
 		if (scan->frozen)
 			return drop_held(scan, run->start, run->pages);
@@ -235,21 +235,43 @@ static int take_run(struct scan *scan, const Mapping *mapping, const struct trac
 	return add_job(scan->jobs, job);
 }
 
-static int scan_mapping(struct scan *scan, const Mapping *mapping, struct error *error)
+/* The range consists of mappings of one kind. */
+static int scan_range(struct scan *scan, uint32_t status, uint64_t start, uint64_t end, struct error *error)
 {
 	struct track_runs runs = { 0 };
 	int r;
 
-	r = track_scan(scan->memory->track, mapping->start, mapping->end, scan->frozen ? 0 : TRACK_PROTECT, &runs, error);
+	r = track_scan(scan->memory->track, start, end, scan->frozen ? 0 : TRACK_PROTECT, &runs, error);
 	for (size_t i = 0; r == 0 && i < runs.count; i++)
-		r = take_run(scan, mapping, &runs.items[i]);
+		r = take_run(scan, status, &runs.items[i]);
 	array_clear(&runs);
 	if (r == 0 && scan->frozen)
-		r = track_absent(scan->memory->track, mapping->start, mapping->end, &runs, error);
+		r = track_absent(scan->memory->track, start, end, &runs, error);
 	for (size_t i = 0; r == 0 && i < runs.count && scan->frozen; i++)
 		r = drop_held(scan, runs.items[i].start, runs.items[i].pages);
 	track_runs_deinit(&runs);
 	return r < 0 ? error_set_errno(error, r, "cannot scan the memory of PID %d", scan->memory->pid) : 0;
+}
+
+/*
+ * Neighbours of one kind are scanned together: a process of many threads has two mappings for each. Not over holes: what is
+ * mapped there meanwhile is not laid out on the target, and must not be protected before it is.
+ */
+static int scan_mappings(struct scan *scan, const AddressSpace *mm, struct error *error)
+{
+	const uint32_t kind = MAPPING_HAS_PAGES | MAPPING_FILE_PRIVATE;
+	int r = 0;
+
+	for (size_t first = 0, next; r == 0 && first < mm->n_vmas; first = next) {
+		uint32_t status = mm->vmas[first]->status;
+
+		for (next = first + 1; next < mm->n_vmas && (mm->vmas[next]->status & kind) == (status & kind) &&
+				       mm->vmas[next]->start == mm->vmas[next - 1]->end;)
+			next++;
+		if (status & MAPPING_HAS_PAGES)
+			r = scan_range(scan, status, mm->vmas[first]->start, mm->vmas[next - 1]->end, error);
+	}
+	return r;
 }
 
 /* What lies outside all mappings is gone on the target, too. */
@@ -296,9 +318,8 @@ static int scan_process(struct source *source, struct source_memory *memory, boo
 		if (scan.own_map < 0 || scan.parent_map < 0)
 			scan.parent = NULL;
 	}
-	for (size_t i = 0; r == 0 && i < mm->n_vmas; i++)
-		if (mm->vmas[i]->status & MAPPING_HAS_PAGES)
-			r = scan_mapping(&scan, mm->vmas[i], error);
+	if (r == 0)
+		r = scan_mappings(&scan, mm, error);
 	memory->inherits = false;
 	cleanup_fd(&scan.own_map);
 	cleanup_fd(&scan.parent_map);

@@ -110,16 +110,26 @@ static int thread_affinity(const struct thread_work *work, struct error *error)
 	return 0;
 }
 
-static int thread_policy(const struct thread_work *work, struct error *error)
+/* sched_getattr(2) does not tell the nice value of a real-time thread, which it keeps for when it becomes an ordinary one. */
+static int thread_nice(const struct thread_work *work, const struct sched_attributes *now, struct error *error)
+{
+	pid_t tid = work->thread->tid;
+	int nice = work->core->thread_core->sched_nice;
+	bool is_known = now->policy == SCHED_OTHER || now->policy == SCHED_BATCH;
+
+	if ((is_known ? now->nice : getpriority(PRIO_PROCESS, (id_t)tid)) == nice ||
+	    setpriority(PRIO_PROCESS, (id_t)tid, nice) == 0)
+		return 0;
+	return error_set_errno(error, -errno, "cannot give thread %d its nice value %d", tid, nice);
+}
+
+static int thread_policy(const struct thread_work *work, struct sched_attributes *now, struct error *error)
 {
 	const CoreThread *core = work->core->thread_core;
 	const ThreadExtra *extra = work->extra;
-	struct sched_attributes now = { .size = sizeof(now) }, wanted;
+	struct sched_attributes wanted = *now;
 	pid_t tid = work->thread->tid;
 
-	if (syscall(SYS_sched_getattr, tid, &now, sizeof(now), 0) < 0)
-		return error_set_errno(error, -errno, "cannot read the scheduling policy of thread %d", tid);
-	wanted = now;
 	wanted.policy = core->sched_policy;
 	wanted.flags = extra->sched_flags;
 	wanted.priority = core->sched_prio;
@@ -128,10 +138,10 @@ static int thread_policy(const struct thread_work *work, struct error *error)
 	/* Of an ordinary thread this is its time slice, which is the kernel's choice unless it was set. */
 	wanted.runtime = extra->sched_runtime;
 	if (core->sched_policy == SCHED_OTHER || core->sched_policy == SCHED_BATCH)
-		wanted.nice = core->sched_nice;
-	if (memcmp(&now, &wanted, sizeof(now)) == 0)
+		wanted.nice = now->nice = core->sched_nice;
+	if (memcmp(now, &wanted, sizeof(wanted)) == 0)
 		return 0;
-	if (wanted.runtime == now.runtime && wanted.policy != SCHED_DEADLINE)
+	if (wanted.runtime == now->runtime && wanted.policy != SCHED_DEADLINE)
 		wanted.runtime = 0;
 	if (syscall(SYS_sched_setattr, tid, &wanted, 0) < 0)
 		return error_set_errno(error, -errno, "cannot give thread %d its scheduling policy %u", tid,
@@ -141,17 +151,18 @@ static int thread_policy(const struct thread_work *work, struct error *error)
 
 static int thread_scheduling(const struct thread_work *work, struct error *error)
 {
+	struct sched_attributes now = { .size = sizeof(now) };
 	pid_t tid = work->thread->tid;
-	int nice = work->core->thread_core->sched_nice;
 	int r;
 
 	r = thread_affinity(work, error);
 	if (r < 0)
 		return r;
-	/* Real-time threads have a nice value too, for when they become ordinary ones. */
-	if (getpriority(PRIO_PROCESS, (id_t)tid) != nice && setpriority(PRIO_PROCESS, (id_t)tid, nice) < 0)
-		return error_set_errno(error, -errno, "cannot give thread %d its nice value %d", tid, nice);
-	r = thread_policy(work, error);
+	if (syscall(SYS_sched_getattr, tid, &now, sizeof(now), 0) < 0)
+		return error_set_errno(error, -errno, "cannot read the scheduling policy of thread %d", tid);
+	r = thread_nice(work, &now, error);
+	if (r == 0)
+		r = thread_policy(work, &now, error);
 	if (r == 0 && work->extra->io_priority &&
 	    syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, tid, work->extra->io_priority) < 0)
 		r = error_set_errno(error, -errno, "cannot give thread %d its I/O priority", tid);
