@@ -200,7 +200,8 @@ static int read_filter(int fd, struct image_socket_options *ret, struct error *e
 		return error_set(error, -EOPNOTSUPP, "an eBPF program filters its packets");
 	if (count == 0)
 		return 0;
-	ret->filter = calloc(count, sizeof(struct sock_filter));
+	/* Both are of eight bytes: an instruction is a word of the message. */
+	ret->filter = calloc(count, sizeof(*ret->filter));
 	if (!ret->filter)
 		return error_set(error, -ENOMEM, "no memory for the filter of a socket");
 	if (getsockopt(fd, SOL_SOCKET, SO_GET_FILTER, ret->filter, &count) < 0)

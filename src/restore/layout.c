@@ -84,19 +84,25 @@ static void process_free(struct restore_process *process)
 	free(process);
 }
 
-/* Children before parents, so that each is reaped by the shell that made it. */
-static void end_processes(struct restore_tree *tree, const struct wanted_tree *wanted)
+/* Is it still wanted where it is? Not below a process that has to be made anew: a shell cannot change its parent. */
+static bool stays(const struct wanted_tree *wanted, const struct restore_process *process)
 {
-	for (size_t i = tree->processes.count; i-- > 0;) {
-		struct restore_process *process = tree->processes.items[i];
+	for (; process; process = process->parent) {
 		const TreeProcess *message = wanted_find(wanted, process->pid);
 		pid_t parent = process->parent ? process->parent->pid : 0;
 
-		if (message && message->ppid == (uint32_t)parent &&
-		    (!process->parent || process->parent->tracee))
-			continue;
-		restore_shell_end(process);
+		if (!message || message->ppid != (uint32_t)parent || !process->tracee)
+			return false;
 	}
+	return true;
+}
+
+/* Children before parents, so that each is reaped by the shell that made it. */
+static void end_processes(struct restore_tree *tree, const struct wanted_tree *wanted)
+{
+	for (size_t i = tree->processes.count; i-- > 0;)
+		if (!stays(wanted, tree->processes.items[i]))
+			restore_shell_end(tree->processes.items[i]);
 	for (size_t i = tree->processes.count; i-- > 0;) {
 		struct restore_process *process = tree->processes.items[i];
 

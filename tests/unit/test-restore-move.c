@@ -333,6 +333,82 @@ static void test_layout_follows(void **state)
 	victim_end(&victim);
 }
 
+/* A chain of four processes, the first of which adopts the others' orphans; `pids` gets their PIDs. */
+static void chain_start(pid_t pids[4])
+{
+	int fds[2];
+
+	assert_int_equal(pipe(fds), 0);
+	pids[0] = fork();
+	if (pids[0] == 0) {
+		signal(SIGCHLD, SIG_IGN);
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		prctl(PR_SET_CHILD_SUBREAPER, 1);
+		for (int depth = 0; depth < 4; depth++) {
+			pid_t own = getpid();
+
+			if (write(fds[1], &own, sizeof(own)) != sizeof(own))
+				_exit(1);
+			if (depth == 3 || fork() != 0)
+				break;
+			signal(SIGCHLD, SIG_IGN);
+		}
+		close(fds[0]);
+		close(fds[1]);
+		for (;;)
+			pause();
+	}
+	for (int i = 0; i < 4; i++)
+		assert_int_equal(read(fds[0], &pids[i], sizeof(pids[i])), sizeof(pids[i]));
+	close(fds[0]);
+	close(fds[1]);
+}
+
+static void wait_for_parent(pid_t pid, pid_t parent)
+{
+	struct procfs_stat stat = { 0 };
+
+	for (int i = 0; i < WAIT_MS && stat.ppid != parent; i++) {
+		assert_int_equal(procfs_read_stat(pid, &stat, NULL), 0);
+		pause_ms(1);
+	}
+	assert_int_equal(stat.ppid, parent);
+}
+
+/* A process gets another parent: it and what is below it are made anew, and nothing points at what was. */
+static void test_layout_follows_orphans(void **state)
+{
+	struct dump_context *dump;
+	struct restore_tree *tree;
+	struct error error = ERROR_INIT;
+	struct restore_process *twins[4];
+	pid_t pids[4];
+
+	chain_start(pids);
+	assert_ok(dump_context_new(pids[0], &dump_options, NULL, &dump, &error), &error);
+	assert_ok(restore_tree_new(&restore_options, NULL, &tree, &error), &error);
+	layout_round(dump, tree);
+	assert_int_equal(tree->processes.count, 4);
+	kill(pids[1], SIGKILL);
+	wait_for_parent(pids[2], pids[0]);
+	for (int round = 0; round < 2; round++) {
+		layout_round(dump, tree);
+		assert_int_equal(tree->processes.count, 3);
+		for (int i = 0; i < 4; i++)
+			twins[i] = restore_tree_find(tree, twin_id((uint32_t)pids[i]));
+		assert_null(twins[1]);
+		assert_ptr_equal(twins[2]->parent, twins[0]);
+		assert_ptr_equal(twins[3]->parent, twins[2]);
+		expect_alive(twins[3]->pid, true);
+		wait_for_parent(twins[3]->pid, twins[2]->pid);
+	}
+	restore_tree_free(tree);
+	dump_context_free(dump);
+	for (int i = 3; i >= 0; i--)
+		kill(pids[i], SIGKILL);
+	assert_int_equal(waitpid(pids[0], NULL, 0), pids[0]);
+}
+
 static void test_number_in_use(void **state)
 {
 	struct victim victim;
@@ -400,6 +476,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_threads_go_on),
 		cmocka_unit_test(test_layout_follows),
+		cmocka_unit_test(test_layout_follows_orphans),
 		cmocka_unit_test(test_number_in_use),
 		cmocka_unit_test(test_shells_die_with_their_tracer),
 	};
