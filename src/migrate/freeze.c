@@ -345,10 +345,9 @@ int freeze_and_hand_over(struct source *source, struct error *error)
 	r = hand_over(source, deadline, error);
 	if (r == 0)
 		r = freezer_freeze(source->freezer, true, deadline, error);
-	if (r == 0)
-		r = source_check_cancel(source, error);
 	if (r < 0)
 		return r;
 	source_enter(source, PHASE_HELD);
-	return commit(source, error);
+	r = source_check_cancel(source, error); /* the last moment at which that is possible */
+	return r < 0 ? r : commit(source, error);
 }
