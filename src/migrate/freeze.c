@@ -229,7 +229,7 @@ static void inherit_late(struct source *source)
 		const struct dump_process *process = dump_context_find(source->dump, memory->pid);
 		struct source_memory *parent = process ? memory_find(source, process->stat.ppid) : NULL;
 
-		if (memory->track || !parent || memory->held.chunks.count || source->options->mode == MIGRATE_POSTCOPY)
+		if (memory->track || !parent || memory->held.chunks.count)
 			continue;
 		if (pageset_copy(&memory->held, &parent->held) == 0)
 			memory->inherits = memory->held.chunks.count > 0;

@@ -6,6 +6,9 @@
  * pages into jobs; at the freeze, held pages that have no content any more become drops. A child that the target makes
  * as a copy of its parent starts with what its parent's copy held: its pages that are the very same ones as its parent's
  * (same frame, not written since the parent's last scan) are not sent, and stay shared there.
+ *
+ * A page that comes on demand cannot be shared any more. So even in mode postcopy, pages that processes share are sent
+ * ahead, and only those: the others are left unprotected, which makes them "written" at the freeze.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -37,8 +40,8 @@ struct source_memory *memory_find(struct source *source, pid_t pid)
 static void memory_free_one(struct source_memory *memory)
 {
 	track_stop(memory->track);
-	if (memory->mem_fd >= 0)
-		close(memory->mem_fd);
+	cleanup_fd(&memory->mem_fd);
+	cleanup_fd(&memory->map_fd);
 	pageset_deinit(&memory->held);
 	pageset_deinit(&memory->fresh);
 	pageset_deinit(&memory->missing);
@@ -82,6 +85,14 @@ static int start_track(struct source *source, struct source_memory *memory, stru
 	return r;
 }
 
+static int open_pagemap(pid_t pid)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/pagemap", pid);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
 static int add(struct source *source, const struct dump_process *process, struct error *error)
 {
 	struct source_memory *parent = memory_find(source, process->stat.ppid);
@@ -95,7 +106,8 @@ static int add(struct source *source, const struct dump_process *process, struct
 	memory->depth = parent ? parent->depth + 1 : 0;
 	snprintf(path, sizeof(path), "/proc/%d/mem", process->pid);
 	memory->mem_fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (memory->mem_fd < 0)
+	memory->map_fd = open_pagemap(process->pid);
+	if (memory->mem_fd < 0 || memory->map_fd < 0)
 		r = error_set_errno(error, -errno, "cannot open %s", path);
 	if (r == 0 && array_append(&source->memory, memory) < 0)
 		r = error_set(error, -ENOMEM, "out of memory");
@@ -129,6 +141,8 @@ int memory_refresh(struct source *source, struct error *error)
 			memory_free_one(source->memory.items[i]);
 	}
 	source->memory.count = kept;
+	array_for_each(memory, &source->memory)
+		(*memory)->may_share = kept > 1;
 	return r;
 }
 
@@ -140,20 +154,12 @@ static int add_job(struct source_jobs *jobs, struct source_job job)
 	return 0;
 }
 
-static int open_pagemap(pid_t pid)
-{
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/%d/pagemap", pid);
-	return open(path, O_RDONLY | O_CLOEXEC);
-}
-
 /*
  * Splits a run of an inheriting child into pages that its copy on the target has already and pages that have to be sent:
  * the latter become jobs.
  */
-static int add_unshared(struct source *source, struct source_memory *memory, struct source_memory *parent, int own_map,
-			int parent_map, const struct track_run *run, struct source_jobs *jobs)
+static int add_unshared(struct source *source, struct source_memory *memory, struct source_memory *parent,
+			const struct track_run *run, struct source_jobs *jobs)
 {
 	uint64_t own[512], other[512], at = run->start, end = run->start + run->pages * PAGE;
 
@@ -161,8 +167,8 @@ static int add_unshared(struct source *source, struct source_memory *memory, str
 		uint64_t n = (end - at) / PAGE < 512 ? (end - at) / PAGE : 512;
 		uint64_t first = 0;
 
-		if (fdio_pread(own_map, own, n * 8, at / PAGE * 8) != (ssize_t)(n * 8) ||
-		    fdio_pread(parent_map, other, n * 8, at / PAGE * 8) != (ssize_t)(n * 8))
+		if (fdio_pread(memory->map_fd, own, n * 8, at / PAGE * 8) != (ssize_t)(n * 8) ||
+		    fdio_pread(parent->map_fd, other, n * 8, at / PAGE * 8) != (ssize_t)(n * 8))
 			return -EIO;
 		for (uint64_t i = 0; i <= n; i++) {
 			uint64_t page = at / PAGE + i;
@@ -184,12 +190,14 @@ static int add_unshared(struct source *source, struct source_memory *memory, str
 	return 0;
 }
 
+#define PAGEMAP_CHUNK 512
+
 struct scan {
 	struct source *source;
 	struct source_memory *memory;
 	struct source_memory *parent; /* set when the child inherits */
-	int own_map, parent_map;      /* pagemaps then */
 	bool frozen;
+	bool shared_only; /* pages that the process has for itself stay as they are, unprotected */
 	struct source_jobs *jobs;
 	struct source_jobs *drops; /* frozen only */
 };
@@ -230,9 +238,41 @@ static int take_run(struct scan *scan, uint32_t status, const struct track_run *
 		return add_job(scan->jobs, job);
 	}
 	if (scan->parent)
-		return add_unshared(scan->source, scan->memory, scan->parent, scan->own_map, scan->parent_map, run,
-				    scan->jobs);
+		return add_unshared(scan->source, scan->memory, scan->parent, run, scan->jobs);
 	return add_job(scan->jobs, job);
+}
+
+/* Protects and takes the parts of a written run that other processes have, too. */
+static int take_shared(struct scan *scan, uint32_t status, const struct track_run *run, struct error *error)
+{
+	uint64_t entries[PAGEMAP_CHUNK], at = run->start, end = run->start + run->pages * PAGE;
+	struct track_runs runs = { 0 };
+	int r = 0;
+
+	if (pageset_add(&scan->memory->fresh, run->start / PAGE, run->pages) < 0)
+		return -ENOMEM;
+	if (!(run->flags & TRACK_PRESENT) || run->flags & (TRACK_FILE | TRACK_GUARD | TRACK_ZERO))
+		return 0;
+	while (r == 0 && at < end) {
+		uint64_t n = (end - at) / PAGE < PAGEMAP_CHUNK ? (end - at) / PAGE : PAGEMAP_CHUNK;
+		uint64_t first = 0;
+
+		if (fdio_pread(scan->memory->map_fd, entries, n * 8, at / PAGE * 8) != (ssize_t)(n * 8))
+			return -EIO;
+		for (uint64_t i = 0; r == 0 && i <= n; i++) {
+			if (i < n && entries[i] & PM_PRESENT && !(entries[i] & SOURCE_PM_EXCLUSIVE))
+				continue;
+			if (i > first)
+				r = track_scan(scan->memory->track, at + first * PAGE, at + i * PAGE, TRACK_PROTECT, &runs,
+					       error);
+			first = i + 1;
+		}
+		at += n * PAGE;
+	}
+	for (size_t i = 0; r == 0 && i < runs.count; i++)
+		r = take_run(scan, status, &runs.items[i]);
+	track_runs_deinit(&runs);
+	return r;
 }
 
 /* The range consists of mappings of one kind. */
@@ -241,9 +281,10 @@ static int scan_range(struct scan *scan, uint32_t status, uint64_t start, uint64
 	struct track_runs runs = { 0 };
 	int r;
 
-	r = track_scan(scan->memory->track, start, end, scan->frozen ? 0 : TRACK_PROTECT, &runs, error);
+	r = track_scan(scan->memory->track, start, end, scan->frozen || scan->shared_only ? 0 : TRACK_PROTECT, &runs, error);
 	for (size_t i = 0; r == 0 && i < runs.count; i++)
-		r = take_run(scan, status, &runs.items[i]);
+		r = scan->shared_only ? take_shared(scan, status, &runs.items[i], error)
+				      : take_run(scan, status, &runs.items[i]);
 	array_clear(&runs);
 	if (r == 0 && scan->frozen)
 		r = track_absent(scan->memory->track, start, end, &runs, error);
@@ -293,7 +334,7 @@ static int scan_process(struct source *source, struct source_memory *memory, boo
 			struct source_jobs *drops, struct error *error)
 {
 	struct scan scan = { .source = source, .memory = memory, .frozen = frozen, .jobs = jobs, .drops = drops,
-			     .own_map = -1, .parent_map = -1 };
+			     .shared_only = !frozen && source->options->mode == MIGRATE_POSTCOPY };
 	const struct dump_process *process = dump_context_find(source->dump, memory->pid);
 	const struct image_record *record = image_set_find(source->images, IMAGE_MM, (uint32_t)memory->pid);
 	_cleanup_message_ AddressSpace *mm = NULL;
@@ -311,18 +352,11 @@ static int scan_process(struct source *source, struct source_memory *memory, boo
 		return r;
 	forget_unmapped(memory, mm);
 	array_clear(&memory->fresh.chunks);
-	if (memory->inherits) {
+	if (memory->inherits)
 		scan.parent = memory_find(source, process->stat.ppid);
-		scan.own_map = open_pagemap(memory->pid);
-		scan.parent_map = open_pagemap(process->stat.ppid);
-		if (scan.own_map < 0 || scan.parent_map < 0)
-			scan.parent = NULL;
-	}
 	if (r == 0)
 		r = scan_mappings(&scan, mm, error);
 	memory->inherits = false;
-	cleanup_fd(&scan.own_map);
-	cleanup_fd(&scan.parent_map);
 	return r;
 }
 
@@ -331,6 +365,10 @@ int memory_scan(struct source *source, unsigned depth, bool frozen, struct sourc
 {
 	int r = 0;
 
+	/* Alone, nothing is shared; and soft-dirty bits cannot be cleared for some pages only. */
+	if (!frozen && source->options->mode == MIGRATE_POSTCOPY &&
+	    (source->memory.count == 1 || source->track_kind != TRACK_PAGEMAP_SCAN))
+		return 0;
 	/* Parents come first: their written pages must be known when their children are looked at. */
 	for (size_t i = 0; r == 0 && i < source->memory.count; i++)
 		if (source->memory.items[i]->depth <= depth)

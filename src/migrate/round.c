@@ -161,8 +161,8 @@ static void report_round(const struct source *source, const struct estimate *est
 }
 
 /*
- * With `estimate` NULL no pages of processes are sent: the target only builds the processes ahead, and gets the content of
- * shared objects, which cannot come on demand.
+ * With `estimate` NULL few pages of processes are sent: the target builds the processes ahead, and gets what cannot come on
+ * demand, which are shared objects and what processes share copy-on-write.
  */
 static int one_round(struct source *source, unsigned depth, struct estimate *estimate, uint64_t *ret_pages,
 		     struct error *error)
@@ -184,7 +184,7 @@ static int one_round(struct source *source, unsigned depth, struct estimate *est
 	if (source->scanned_at)
 		since = laid_out - source->scanned_at;
 	source->scanned_at = laid_out;
-	if (r == 0 && estimate)
+	if (r == 0)
 		r = scan(source, depth, &jobs, error);
 	if (r == 0)
 		r = objects_scan(source, false, &jobs, error);
@@ -203,19 +203,6 @@ static int one_round(struct source *source, unsigned depth, struct estimate *est
 	return r;
 }
 
-/* Shared objects are sent before the switch in every mode: rounds until what changes meanwhile does not get less. */
-static int postcopy_ahead(struct source *source, struct error *error)
-{
-	uint64_t pages = UINT64_MAX, last;
-	int r;
-
-	do {
-		last = pages;
-		r = one_round(source, UINT32_MAX, NULL, &pages, error);
-	} while (r == 0 && pages > OBJECT_PAGES_FEW && pages < last / 2);
-	return r;
-}
-
 static unsigned tree_depth(const struct source *source)
 {
 	unsigned depth = 0;
@@ -224,6 +211,23 @@ static unsigned tree_depth(const struct source *source)
 		if ((*memory)->depth > depth)
 			depth = (*memory)->depth;
 	return depth;
+}
+
+/*
+ * What is shared is sent before the switch in every mode: rounds until what changes meanwhile does not get less. A level of
+ * the tree a round at first, so that children are made from parents that have those pages.
+ */
+static int postcopy_ahead(struct source *source, struct error *error)
+{
+	uint64_t pages = UINT64_MAX, last;
+	unsigned depth = 0;
+	int r;
+
+	do {
+		last = pages;
+		r = one_round(source, depth++, NULL, &pages, error);
+	} while (r == 0 && (depth <= tree_depth(source) || (pages > OBJECT_PAGES_FEW && pages < last / 2)));
+	return r;
 }
 
 static int slow_down(struct source *source, unsigned percent, struct error *error)

@@ -30,6 +30,9 @@
 #define SOURCE_DOUBT_NS (30 * CLOCK_S)     /* how long the target is asked before the operator has to */
 #define SOURCE_STOP_NS (5 * CLOCK_S)
 
+/* Bit of a pagemap entry: mapped once (Documentation/admin-guide/mm/pagemap.rst). */
+#define SOURCE_PM_EXCLUSIVE (UINT64_C(1) << 56)
+
 /* Pages to send: of a process, or of a shared memory object (pid 0). */
 struct source_job {
 	pid_t pid;
@@ -53,6 +56,8 @@ struct source_memory {
 	struct pageset fresh;   /* written, by this round's scan; in post-copy: missing at the switch */
 	struct pageset missing; /* after the switch: not pushed yet */
 	int mem_fd;             /* /proc/PID/mem, owned */
+	int map_fd;             /* /proc/PID/pagemap, owned */
+	bool may_share;         /* pages with other processes of the tree, since a fork */
 	bool seen;              /* during a refresh */
 	bool inherits;          /* made from its parent's copy in this round: pages equal to the parent's are there */
 };
@@ -157,7 +162,7 @@ struct source_memory *memory_find(struct source *source, pid_t pid);
 void memory_free(struct source *source);
 /* Ends tracking; what the target has is still known. */
 void memory_stop_tracking(struct source *source);
-/* Written pages of all processes up to `depth`. With `frozen`, the drops too, as ranges for the target. */
+/* Written pages of all processes up to `depth`; in mode postcopy only shared ones, unless `frozen`. With `frozen`, the drops too, as ranges for the target. */
 int memory_scan(struct source *source, unsigned depth, bool frozen, struct source_jobs *jobs,
 		struct source_jobs *drops, struct error *error);
 

@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/uio.h>
 
 #include "session.h"
 #include "transport/filter.h"
@@ -76,10 +75,8 @@ static int write_hashed(struct session *session, const struct wire_pages_header 
 static int write_zeros(struct restore_process *process, uint64_t address, size_t size, struct bulk_scratch *scratch,
 		       struct error *error)
 {
-	struct iovec local = { .iov_base = scratch->page, .iov_len = size };
-	struct iovec remote = { .iov_base = (void *)(uintptr_t)address, .iov_len = size };
-
-	if (process_vm_readv(process->pid, &local, 1, &remote, 1, 0) == (ssize_t)size &&
+	/* Not by process_vm_readv(2), which gives a process its own copy of a page that it shares with its parent. */
+	if (fdio_pread(process->tracee->mem_fd, scratch->page, size, address) == (ssize_t)size &&
 	    memcmp(scratch->page, zeros, size) == 0)
 		return 0;
 	return restore_pages_write(process, address, zeros, size, error);
