@@ -20,15 +20,6 @@
 #include "util/cleanup.h"
 #include "util/fdio.h"
 
-/* It may as well be a file whose name ends like that. */
-static bool may_be_deleted(const char *link)
-{
-	static const char suffix[] = " (deleted)";
-	size_t length = strlen(link), tail = sizeof(suffix) - 1;
-
-	return link[0] == '/' && length > tail && strcmp(link + length - tail, suffix) == 0;
-}
-
 static int look_at(struct dump_context *ctx, struct dump_process *process, int number, const char *link, struct error *error)
 {
 	_cleanup_fd_ int fd = (int)syscall(SYS_pidfd_getfd, process->pidfd, number, 0);
@@ -63,7 +54,7 @@ static int look_at_process(struct dump_context *ctx, struct dump_process *proces
 		char link[DUMP_LINK_MAX];
 
 		if (fdio_readlink(dirfd(dir), entry->d_name, link, sizeof(link)) >= 0 &&
-		    (dump_shared_is(link) || may_be_deleted(link)))
+		    (dump_shared_is(link) || dump_link_is_deleted(link)))
 			r = look_at(ctx, process, atoi(entry->d_name), link, error);
 	}
 	return r < 0 ? error_wrap(error, r, "PID %d", process->pid) : 0;

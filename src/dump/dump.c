@@ -125,6 +125,8 @@ int dump_preflight(struct dump_context *ctx, struct image_set *images, struct er
 	}
 	if (r == 0)
 		r = dump_files_collect(ctx, error);
+	if (r == 0)
+		r = dump_outside_check(ctx, error);
 	ctx->images = NULL;
 	return r;
 }

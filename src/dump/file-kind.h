@@ -221,6 +221,8 @@ struct dump_regular {
 int dump_regular_add(struct dump_context *ctx, const struct dump_regular *file,
 		     RegularFile *message, bool *ret_added, struct error *error);
 
+/* Does the link end as that of a deleted file does? It may as well be the name. */
+bool dump_link_is_deleted(const char *name);
 /*
  * regular-file.c: the records of a deleted file that is open, while the tree runs: under an id of its own, as for a mapping.
  * `fd` is our descriptor of it, `link` what /proc says.

@@ -55,7 +55,7 @@ int dump_ghost_add(struct dump_context *ctx, const struct dump_regular *file, ui
 				 "%s -> %s", file->what, file->link);
 		return 0;
 	}
-	r = dump_shared_ghost(ctx, file->fd, file->link, &object, &is_new, error);
+	r = dump_shared_ghost(ctx, file->fd, file->link, file->may_change, &object, &is_new, error);
 	if (r == 0 && is_new)
 		r = add_record(ctx, file, object, error);
 	if (r < 0)

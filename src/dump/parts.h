@@ -58,6 +58,9 @@ void dump_status_deinit(struct dump_status *status);
 
 /* ---- parts -------------------------------------------------------------------------------------------------------- */
 
+/* outside.c: blockers for shared memory and deleted files that processes outside of the tree use. */
+int dump_outside_check(struct dump_context *ctx, struct error *error);
+
 /* tree.c: the list of processes as the stop found them, without looking for children again. */
 int dump_context_take(struct dump_context *ctx, const struct tracee_tree *tree, struct error *error);
 /* IMAGE_PSTREE and IMAGE_IDS of all processes; sessions and groups from outside are mapped into the tree. */

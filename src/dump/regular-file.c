@@ -378,18 +378,18 @@ static int add_inode(struct dump_context *ctx, struct dump_regular *file, dev_t 
 	return 0;
 }
 
-static bool name_is_deleted(const char *name)
+bool dump_link_is_deleted(const char *name)
 {
 	size_t length = strlen(name), suffix = sizeof(deleted_suffix) - 1;
 
-	return length > suffix && strcmp(name + length - suffix, deleted_suffix) == 0;
+	return name[0] == '/' && length > suffix && strcmp(name + length - suffix, deleted_suffix) == 0;
 }
 
 int dump_file_map(struct dump_context *ctx, struct dump_process *process,
 		  const struct procfs_map *map, uint32_t *ret_file_id, struct error *error)
 {
 	struct dump_regular file = { .process = process, .kind = "mapping", .program = true };
-	uint32_t variant = name_is_deleted(map->name) ? VARIANT_DELETED : 0;
+	uint32_t variant = dump_link_is_deleted(map->name) ? VARIANT_DELETED : 0;
 	dev_t dev = makedev(map->major, map->minor);
 	char path[64], link[DUMP_LINK_MAX], what[64];
 	const struct dump_inode *known;

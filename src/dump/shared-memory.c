@@ -156,8 +156,8 @@ static int shared_take(struct dump_context *ctx, int fd, const char *name, uint3
 	return r;
 }
 
-int dump_shared_ghost(struct dump_context *ctx, int fd, const char *name, const struct dump_shared_object **ret,
-		      bool *ret_new, struct error *error)
+int dump_shared_ghost(struct dump_context *ctx, int fd, const char *name, bool written,
+		      const struct dump_shared_object **ret, bool *ret_new, struct error *error)
 {
 	struct dump_shared_object *object;
 	int r = object_take(ctx, fd, name, true, &object, error);
@@ -165,6 +165,7 @@ int dump_shared_ghost(struct dump_context *ctx, int fd, const char *name, const 
 	if (r < 0)
 		return r;
 	*ret_new = !object->present;
+	object->written = written || (object->present && object->written);
 	object->present = true;
 	*ret = object;
 	return 0;

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Who else uses the shared memory and the deleted files of the tree. A copy of them moves: what a process outside of the
+ * tree writes afterwards, or what the tree writes, the other one never sees. So that is a blocker.
+ *
+ * All mappings and descriptors of all processes are looked through, at preflight only: it takes some 50 us a process.
+ * Looking is enough for two kinds of use: a memfd that is sealed against writing never changes, and a deleted file that
+ * neither the tree nor the other process can write stays what it is (a library that was replaced is mapped by many).
+ *
+ * Failure modes: a process that ends meanwhile is skipped. One that is handed a descriptor after the preflight is not seen,
+ * nor is one in a PID namespace that is not below ours.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "dump/file-kind.h"
+#include "dump/parts.h"
+#include "dump/shared-memory.h"
+#include "util/cleanup.h"
+#include "util/fdio.h"
+
+struct look {
+	struct dump_context *ctx;
+	pid_t pid;
+	int proc_fd; /* /proc/PID */
+};
+
+static bool has_such_a_name(const char *name)
+{
+	return dump_shared_is(name) || dump_link_is_deleted(name);
+}
+
+static void block(const struct look *look, const struct dump_shared_object *object, const char *name)
+{
+	struct procfs_stat stat = { .comm = "?" };
+	char cause[160];
+
+	(void)procfs_read_stat(look->pid, &stat, NULL);
+	snprintf(cause, sizeof(cause), "PID %d (%s), which is not in the tree, uses it, too", look->pid, stat.comm);
+	dump_blocker_add(look->ctx, 0, object->ghost ? "descriptor" : "mapping", cause,
+			 "move a tree that has all of its users, or end that process", "%s of %llu bytes", name,
+			 (unsigned long long)object->size);
+}
+
+/* `writes`: the other process may write through this use of it. */
+static void compare(const struct look *look, const struct stat *info, bool writes, const char *name)
+{
+	for (size_t i = 0; i < dump_shared_count(look->ctx); i++) {
+		const struct dump_shared_object *object = dump_shared_get(look->ctx, i);
+		bool constant = object->ghost ? !writes && !object->written : object->seals & F_SEAL_WRITE;
+
+		if (object->present && object->dev == info->st_dev && object->ino == info->st_ino && !constant)
+			block(look, object, name);
+	}
+}
+
+static void look_at_maps(const struct look *look)
+{
+	struct procfs_maps maps;
+
+	if (procfs_read_maps(look->pid, &maps, NULL) < 0)
+		return;
+	array_for_each(map, &maps) {
+		char path[96];
+		struct stat info;
+
+		/* A private mapping is a look at what was there at some time anyway. */
+		if (!map->shared || !map->name || !has_such_a_name(map->name))
+			continue;
+		snprintf(path, sizeof(path), "map_files/%llx-%llx", (unsigned long long)map->start,
+			 (unsigned long long)map->end);
+		if (fstatat(look->proc_fd, path, &info, 0) == 0)
+			compare(look, &info, map->prot & 2 /* PROT_WRITE */, map->name);
+	}
+	procfs_maps_deinit(&maps);
+}
+
+static void look_at_descriptors(const struct look *look)
+{
+	int fd = openat(look->proc_fd, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	_cleanup_dir_ DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+	struct dirent *entry;
+
+	while (dir && (entry = readdir(dir))) {
+		char link[DUMP_LINK_MAX];
+		struct stat info, mode;
+
+		/* The mode of the link is the one that it is open with. */
+		if (fdio_readlink(dirfd(dir), entry->d_name, link, sizeof(link)) == 0 && has_such_a_name(link) &&
+		    fstatat(dirfd(dir), entry->d_name, &info, 0) == 0 &&
+		    fstatat(dirfd(dir), entry->d_name, &mode, AT_SYMLINK_NOFOLLOW) == 0)
+			compare(look, &info, mode.st_mode & S_IWUSR, link);
+	}
+}
+
+int dump_outside_check(struct dump_context *ctx, struct error *error)
+{
+	_cleanup_dir_ DIR *proc = NULL;
+	struct dirent *entry;
+
+	if (dump_shared_count(ctx) == 0)
+		return 0;
+	proc = opendir("/proc");
+	if (!proc)
+		return error_set_errno(error, -errno, "cannot list processes");
+	while ((entry = readdir(proc))) {
+		struct look look = { .ctx = ctx, .pid = (pid_t)atoi(entry->d_name) };
+		_cleanup_fd_ int fd = -1;
+
+		/* The descriptors of our own are copies of the tree's. */
+		if (look.pid <= 0 || look.pid == getpid() || dump_context_find(ctx, look.pid))
+			continue;
+		fd = look.proc_fd = openat(dirfd(proc), entry->d_name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		if (fd < 0)
+			continue;
+		look_at_maps(&look);
+		look_at_descriptors(&look);
+	}
+	return 0;
+}
