@@ -67,8 +67,8 @@ void end_rollback(struct source *source)
 		log_warning(source->log, "%s", error.message);
 	if (source->state_fd >= 0)
 		journal_remove(source->state_fd, source->session, NULL);
-	/* The target would find out by itself. After doubt it has told us. */
-	if (source->control && !doubt)
-		wire_send(source->control, WIRE_ABORT, NULL, clock_deadline(CLOCK_S), NULL);
+	/* After doubt it has told us. */
+	if (!doubt)
+		source->destination->abort(source);
 	source_enter(source, PHASE_FAILED);
 }

@@ -17,7 +17,6 @@
 #include "source.h"
 #include "util/cleanup.h"
 #include "util/stop-point.h"
-#include "wire.pb-c.h"
 
 #define PAGE UINT64_C(4096)
 #define NEAR_PAGES 4 /* around each thread's stack pointer and instruction pointer */
@@ -129,58 +128,6 @@ static int split_jobs(struct split *split, const struct source_jobs *jobs, struc
 	return r < 0 ? error_set_errno(error, r, "cannot sort the last pages") : 0;
 }
 
-static int append_range(WireRange **pointers, WireRange *ranges, size_t index, const struct source_job *job)
-{
-	wire_range__init(&ranges[index]);
-	ranges[index].pid = job->pid;
-	ranges[index].address = job->address;
-	ranges[index].pages = job->pages;
-	pointers[index] = &ranges[index];
-	return 0;
-}
-
-/* Jobs as the ranges of a message; both arrays are in one allocation, which the caller frees. */
-static int make_ranges(const struct source_jobs *jobs, WireRange ***ret)
-{
-	size_t count = jobs->list.count;
-	WireRange **pointers = malloc(count * (sizeof(*pointers) + sizeof(WireRange)) + 1);
-
-	if (!pointers)
-		return -ENOMEM;
-	for (size_t i = 0; i < count; i++)
-		append_range(pointers, (WireRange *)(void *)(pointers + count), i, &jobs->list.items[i]);
-	*ret = pointers;
-	return 0;
-}
-
-static int send_drops(struct source *source, const struct source_jobs *drops, int64_t deadline, struct error *error)
-{
-	WireRanges message = WIRE_RANGES__INIT;
-	int r;
-
-	if (!drops->list.count)
-		return 0;
-	if (make_ranges(drops, &message.ranges) < 0)
-		return error_set(error, -ENOMEM, "out of memory");
-	message.n_ranges = drops->list.count;
-	r = wire_send(source->control, WIRE_DROP, &message.base, deadline, error);
-	free(message.ranges);
-	return r;
-}
-
-static int send_prepare(struct source *source, const struct source_jobs *late, int64_t deadline, struct error *error)
-{
-	WirePrepare message = WIRE_PREPARE__INIT;
-	int r;
-
-	if (make_ranges(late, &message.missing) < 0)
-		return error_set(error, -ENOMEM, "out of memory");
-	message.n_missing = late->list.count;
-	r = wire_send(source->control, WIRE_PREPARE, &message.base, deadline, error);
-	free(message.missing);
-	return r;
-}
-
 /* The set of what has to be served later. */
 static int note_missing(struct source *source, const struct source_jobs *late, struct error *error)
 {
@@ -199,7 +146,7 @@ static int collect(struct source *source, int64_t deadline, struct error *error)
 	const struct tracee_options options = { .traces = source->traces, .hints = source->hints };
 	int r;
 
-	source->frozen_bytes = source_bytes_sent(source);
+	source->frozen_bytes = source->destination->bytes(source);
 	source->frozen_at = clock_now_ns();
 	r = tracee_tree_stop(source->options->pid, &options, clock_deadline(SOURCE_STOP_NS), &source->stopped, error);
 	if (r < 0)
@@ -238,13 +185,12 @@ static void inherit_late(struct source *source)
 
 static int send_state(struct source *source, struct split *split, int64_t deadline, struct error *error)
 {
-	_cleanup_message_ WireRound *laid_out = NULL;
+	const struct destination_operations *destination = source->destination;
 	struct source_jobs jobs = { 0 }, drops = { 0 };
-	WireRound end = WIRE_ROUND__INIT;
 	int r;
 
 	source->round++;
-	r = round_send_images(source, true, UINT32_MAX, deadline, error);
+	r = destination->images(source, true, UINT32_MAX, deadline, error);
 	if (r == 0)
 		r = memory_refresh(source, error);
 	if (r == 0) {
@@ -259,17 +205,13 @@ static int send_state(struct source *source, struct split *split, int64_t deadli
 		  (double)(clock_now_ns() - source->frozen_at) / 1e6, (unsigned long long)split->now.pages,
 		  (unsigned long long)split->late.pages);
 	if (r == 0)
-		r = wire_expect(source->control, &wire_table_client, WIRE_LAID_OUT, &wire_round__descriptor,
-				(ProtobufCMessage **)(void *)&laid_out, deadline, error);
+		r = destination->laid_out(source, deadline, error);
 	if (r == 0)
-		r = send_drops(source, &drops, deadline, error);
+		r = destination->drop(source, &drops, deadline, error);
 	if (r == 0)
 		r = pages_send(source, &split->now, false, deadline, error);
 	if (r == 0)
-		r = pages_mark(source, source->round, deadline, error);
-	end.round = source->round;
-	if (r == 0)
-		r = wire_send(source->control, WIRE_ROUND_END, &end.base, deadline, error);
+		r = destination->round_end(source, deadline, error);
 	array_deinit(&jobs.list);
 	array_deinit(&drops.list);
 	return r;
@@ -277,20 +219,21 @@ static int send_state(struct source *source, struct split *split, int64_t deadli
 
 static int hand_over(struct source *source, int64_t deadline, struct error *error)
 {
+	const struct destination_operations *destination = source->destination;
 	struct split split = { .source = source };
-	_cleanup_message_ WireRoundDone *done = NULL;
+	struct source_jobs rejected = { 0 }; /* none: no hashes are sent here */
 	int r;
 
 	r = send_state(source, &split, deadline, error);
 	if (r == 0)
-		r = send_prepare(source, &split.late, deadline, error);
+		r = destination->prepare(source, &split.late, deadline, error);
 	if (r == 0)
 		r = note_missing(source, &split.late, error);
 	if (r == 0)
-		r = wire_expect(source->control, &wire_table_client, WIRE_ROUND_DONE, &wire_round_done__descriptor,
-				(ProtobufCMessage **)(void *)&done, deadline, error);
+		r = destination->round_done(source, &rejected, deadline, error);
 	if (r == 0)
-		r = wire_expect(source->control, &wire_table_client, WIRE_PREPARED, NULL, NULL, deadline, error);
+		r = destination->prepared(source, deadline, error);
+	array_deinit(&rejected.list);
 	array_deinit(&split.now.list);
 	array_deinit(&split.late.list);
 	log_debug(source->log, "prepared after %.3f ms", (double)(clock_now_ns() - source->frozen_at) / 1e6);

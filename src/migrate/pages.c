@@ -58,8 +58,7 @@ struct work {
 
 struct worker {
 	struct work *work;
-	struct stream *stream;
-	uint16_t index;
+	uint16_t index; /* of its stream */
 	pthread_t thread;
 	uint8_t data[WIRE_RUN_PAGES_MAX * WIRE_PAGE];
 };
@@ -137,7 +136,10 @@ static int send_run(struct worker *worker, const struct source_job *job, uint64_
 		.kind = kind,
 	};
 
-	return count ? wire_send_pages(worker->stream, &header, data, worker->work->deadline, &worker->work->error) : 0;
+	if (!count)
+		return 0;
+	return worker->work->source->destination->pages(worker->work->source, worker->index, &header, data,
+							worker->work->deadline, &worker->work->error);
 }
 
 /* True if the page went into `ret` as a copy of one that the target has. Notes it for later ones otherwise. */
@@ -333,7 +335,6 @@ int pages_send(struct source *source, const struct source_jobs *jobs, bool may_h
 		return error_set(error, -ENOMEM, "out of memory");
 	for (uint32_t i = 0; i < source->bulk_count; i++) {
 		workers[i].work = &work;
-		workers[i].stream = source->bulk[i];
 		workers[i].index = (uint16_t)i;
 	}
 	/* A few pages are not worth a thread. */
@@ -347,15 +348,4 @@ int pages_send(struct source *source, const struct source_jobs *jobs, bool may_h
 	if (work.failed)
 		return error_set(error, work.failed, "%s", error_text(&work.error, work.failed));
 	return 0;
-}
-
-int pages_mark(struct source *source, uint32_t round, int64_t deadline, struct error *error)
-{
-	WireRound mark = WIRE_ROUND__INIT;
-	int r = 0;
-
-	mark.round = round;
-	for (uint32_t i = 0; r == 0 && i < source->bulk_count; i++)
-		r = wire_send(source->bulk[i], WIRE_MARK, &mark.base, deadline, error);
-	return r;
 }

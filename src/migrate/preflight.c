@@ -9,23 +9,6 @@
 #include "source.h"
 #include "util/buffer.h"
 #include "util/cleanup.h"
-#include "wire.pb-c.h"
-
-/* Resident bytes of the tree: what the target has to have room for. */
-static uint64_t tree_memory(const struct source *source)
-{
-	uint64_t sum = 0;
-
-	array_for_each(process, &source->dump->processes) {
-		static const char *const lines[] = { "VmRSS", "VmSwap" };
-		char value[64];
-
-		for (size_t i = 0; i < 2; i++)
-			if (procfs_read_status((*process)->pid, lines[i], value, sizeof(value), NULL) == 0)
-				sum += strtoull(value, NULL, 10) * 1024;
-	}
-	return sum;
-}
 
 /* Sessions that another migrate has with processes of this tree: under way, or left with nobody sure where the tree runs. */
 static void check_sessions(struct source *source)
@@ -57,39 +40,6 @@ static void check_sessions(struct source *source)
 		}
 	}
 	journal_list_deinit(&list);
-}
-
-static int ask_target(struct source *source, struct error *error)
-{
-	_cleanup_message_ WirePreflightReply *reply = NULL;
-	WirePreflight preflight = WIRE_PREFLIGHT__INIT;
-	int64_t deadline = clock_deadline(SOURCE_ANSWER_NS);
-	int r = 0;
-
-	for (size_t i = 0; r == 0 && i < image_set_count(source->images); i++) {
-		const struct image_record *record = image_set_get(source->images, i);
-
-		r = wire_send_image(source->control, record->type, record->id, record->data, record->size, deadline,
-				    error);
-	}
-	preflight.memory = tree_memory(source);
-	preflight.has_tcp_close = preflight.has_bulk = preflight.has_dry_run = preflight.has_postcopy = 1;
-	preflight.tcp_close = source->options->tcp_close;
-	preflight.bulk = source->options->streams;
-	preflight.dry_run = source->options->dry_run;
-	preflight.postcopy = source->options->mode != MIGRATE_PRECOPY;
-	if (r == 0)
-		r = wire_send(source->control, WIRE_PREFLIGHT, &preflight.base, deadline, error);
-	if (r == 0)
-		r = wire_expect(source->control, &wire_table_client, WIRE_PREFLIGHT_REPLY,
-				&wire_preflight_reply__descriptor, (ProtobufCMessage **)(void *)&reply, deadline, error);
-	for (size_t i = 0; r == 0 && i < reply->n_blockers; i++) {
-		const WireBlocker *blocker = reply->blockers[i];
-
-		image_blockers_add(&source->dump->blockers, blocker->pid, blocker->kind, blocker->cause, blocker->remedy,
-				   "%s", blocker->object);
-	}
-	return r;
 }
 
 /* All blockers as one message: a line each. */
@@ -125,7 +75,7 @@ int source_preflight(struct source *source, struct error *error)
 	if (r == 0)
 		check_sessions(source);
 	if (r == 0)
-		r = ask_target(source, error);
+		r = source->destination->check(source, error);
 	if (r == 0)
 		r = report(source, error);
 	return r;

@@ -252,7 +252,7 @@ int migrate_resolve(const char *text, enum migrate_decision decision, const char
 	r = wire_session_parse(text, session, error);
 	if (r < 0)
 		return r;
-	r = source_init(&source, &options, log, &summary, error);
+	r = source_init(&source, &options, &destination_peer, log, &summary, error);
 	if (r == 0)
 		r = journal_read(source.state_fd, session, &entry, error);
 	if (r == 0)

@@ -14,31 +14,11 @@
 
 #include "source.h"
 #include "util/stop-point.h"
-#include "wire.pb-c.h"
 
 #define PAGE UINT64_C(4096)
 #define OBJECT_PAGES_FEW 64 /* changed since the last round: not worth another one */
 #define NS_TO_MIB ((double)PAGE * 1e9 / 1048576) /* pages a nanosecond into MiB a second */
 #define NEEDED_MARGIN 1.5                       /* a limit that is met in spite of what varies */
-
-int round_send_images(struct source *source, bool frozen, uint32_t depth, int64_t deadline, struct error *error)
-{
-	WireLayout layout = WIRE_LAYOUT__INIT;
-	int r = 0;
-
-	for (size_t i = 0; r == 0 && i < image_set_count(source->images); i++) {
-		const struct image_record *record = image_set_get(source->images, i);
-
-		r = wire_send_image(source->control, record->type, record->id, record->data, record->size, deadline,
-				    error);
-	}
-	layout.round = source->round;
-	layout.has_frozen = 1;
-	layout.frozen = frozen;
-	layout.has_depth = depth != UINT32_MAX;
-	layout.depth = depth;
-	return r < 0 ? r : wire_send(source->control, WIRE_LAYOUT, &layout.base, deadline, error);
-}
 
 /* Children that the target makes now are copies of their parents there: they hold what those hold. */
 static int inherit(struct source *source, unsigned depth, struct error *error)
@@ -59,7 +39,6 @@ static int inherit(struct source *source, unsigned depth, struct error *error)
 
 static int lay_out(struct source *source, unsigned depth, struct error *error)
 {
-	_cleanup_message_ WireRound *laid_out = NULL;
 	int64_t deadline = clock_deadline(SOURCE_ANSWER_NS);
 	int r;
 
@@ -73,47 +52,9 @@ static int lay_out(struct source *source, unsigned depth, struct error *error)
 	if (r == 0)
 		r = inherit(source, depth, error);
 	if (r == 0)
-		r = round_send_images(source, false, depth, deadline, error);
+		r = source->destination->images(source, false, depth, deadline, error);
 	if (r == 0)
-		r = wire_expect(source->control, &wire_table_client, WIRE_LAID_OUT, &wire_round__descriptor,
-				(ProtobufCMessage **)(void *)&laid_out, deadline, error);
-	return r;
-}
-
-/* What the target rejected counts as not held and not sent: it goes out again with its content. */
-static int send_rejected(struct source *source, struct error *error)
-{
-	struct source_jobs jobs = { 0 };
-	int64_t deadline = clock_deadline(SOURCE_ANSWER_NS);
-	WireRound end = WIRE_ROUND__INIT;
-	int r = 0;
-
-	for (;;) {
-		_cleanup_message_ WireRoundDone *done = NULL;
-
-		r = wire_expect(source->control, &wire_table_client, WIRE_ROUND_DONE, &wire_round_done__descriptor,
-				(ProtobufCMessage **)(void *)&done, CLOCK_FOREVER, error);
-		if (r < 0 || !done->n_rejected)
-			break;
-		array_clear(&jobs.list);
-		for (size_t i = 0; r == 0 && i < done->n_rejected; i++) {
-			struct source_job job = { .pid = done->rejected[i]->pid, .address = done->rejected[i]->address,
-						  .pages = done->rejected[i]->pages };
-
-			r = array_append(&jobs.list, job);
-			source->summary->pages_deduplicated -= job.pages;
-		}
-		end.round = source->round;
-		if (r == 0)
-			r = pages_send(source, &jobs, false, deadline, error);
-		if (r == 0)
-			r = pages_mark(source, source->round, deadline, error);
-		if (r == 0)
-			r = wire_send(source->control, WIRE_ROUND_END, &end.base, deadline, error);
-		if (r < 0)
-			break;
-	}
-	array_deinit(&jobs.list);
+		r = source->destination->laid_out(source, deadline, error);
 	return r;
 }
 
@@ -133,18 +74,26 @@ static int scan(struct source *source, unsigned depth, struct source_jobs *jobs,
 	return r;
 }
 
+/* What is rejected counts as not held and not sent: it goes out again with its content. */
 static int send_round(struct source *source, const struct source_jobs *jobs, struct error *error)
 {
-	WireRound end = WIRE_ROUND__INIT;
-	int r;
+	const struct destination_operations *destination = source->destination;
+	struct source_jobs rejected = { 0 };
+	int r = pages_send(source, jobs, destination->takes_hashes, CLOCK_FOREVER, error);
 
-	end.round = source->round;
-	r = pages_send(source, jobs, true, CLOCK_FOREVER, error);
-	if (r == 0)
-		r = pages_mark(source, source->round, CLOCK_FOREVER, error);
-	if (r == 0)
-		r = wire_send(source->control, WIRE_ROUND_END, &end.base, CLOCK_FOREVER, error);
-	return r < 0 ? r : send_rejected(source, error);
+	while (r == 0) {
+		r = destination->round_end(source, CLOCK_FOREVER, error);
+		array_clear(&rejected.list);
+		rejected.pages = 0;
+		if (r == 0)
+			r = destination->round_done(source, &rejected, CLOCK_FOREVER, error);
+		if (r < 0 || !rejected.list.count)
+			break;
+		source->summary->pages_deduplicated -= rejected.pages;
+		r = pages_send(source, &rejected, false, clock_deadline(SOURCE_ANSWER_NS), error);
+	}
+	array_deinit(&rejected.list);
+	return r;
 }
 
 static void report_round(const struct source *source, const struct estimate *estimate)

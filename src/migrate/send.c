@@ -166,7 +166,7 @@ int migrate_send(const struct migrate_options *options, const struct log *log, s
 	int outcome, r;
 
 	*summary = (struct migrate_summary){ 0 };
-	r = source_init(&source, options, log, summary, error);
+	r = source_init(&source, options, &destination_peer, log, summary, error);
 	if (r == 0 && !options->dry_run)
 		r = watch_start(&source, error);
 	if (r == 0)

@@ -134,12 +134,13 @@ int source_fill_freezer(struct source *source, struct error *error)
 	return 0;
 }
 
-int source_init(struct source *source, const struct migrate_options *options, const struct log *log,
-		struct migrate_summary *summary, struct error *error)
+int source_init(struct source *source, const struct migrate_options *options,
+		const struct destination_operations *destination, const struct log *log, struct migrate_summary *summary,
+		struct error *error)
 {
 	int r;
 
-	*source = (struct source){ .options = options, .log = log, .summary = summary, .state_fd = -1,
+	*source = (struct source){ .options = options, .destination = destination, .log = log, .summary = summary, .state_fd = -1,
 				   .guardian_fd = -1, .watch.stop_fd = -1, .started = clock_now_ns() };
 	pthread_mutex_init(&source->lock, NULL);
 	source->dump_options.tcp_close = options->tcp_close;

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "destination.h"
 #include "dump/dump.h"
 #include "estimate.h"
 #include "image/journal.h"
@@ -92,6 +93,7 @@ struct objects;
 
 struct source {
 	const struct migrate_options *options;
+	const struct destination_operations *destination;
 	const struct log *log;
 	struct migrate_summary *summary;
 	enum phase phase;
@@ -182,12 +184,10 @@ struct dedup *dedup_new(void);
 void dedup_free(struct dedup *dedup);
 int pages_send(struct source *source, const struct source_jobs *jobs, bool may_hash, int64_t deadline,
 	       struct error *error);
-int pages_mark(struct source *source, uint32_t round, int64_t deadline, struct error *error);
 /* Reads pages of a process: 0, or -EFAULT when one cannot be read. */
 int pages_read(const struct source_memory *memory, uint64_t address, uint64_t pages, uint8_t *data);
 
 /* round.c */
-int round_send_images(struct source *source, bool frozen, uint32_t depth, int64_t deadline, struct error *error);
 int round_precopy(struct source *source, struct error *error);
 
 /* freeze.c */
@@ -210,8 +210,9 @@ int guardian_start(struct source *source, struct error *error);
 void guardian_dismiss(struct source *source);
 
 /* source.c */
-int source_init(struct source *source, const struct migrate_options *options, const struct log *log,
-		struct migrate_summary *summary, struct error *error);
+int source_init(struct source *source, const struct migrate_options *options,
+		const struct destination_operations *destination, const struct log *log, struct migrate_summary *summary,
+		struct error *error);
 void source_deinit(struct source *source);
 
 /* watch.c: what the user sees meanwhile */
