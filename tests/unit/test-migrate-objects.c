@@ -86,18 +86,14 @@ static void put_page(struct fixture *f, const struct source_job *one, uint64_t s
 	}
 }
 
-/* Scans, sends, compares. Returns the pages that were to be sent. */
-static uint64_t move(struct fixture *f, bool frozen)
+/* After a layout of the object with `size` bytes. Returns the pages that were to be sent. */
+static uint64_t scan_and_send(struct fixture *f, bool frozen, uint64_t size)
 {
 	struct error error = ERROR_INIT;
 	struct source_jobs jobs = { 0 };
-	uint8_t ours[PAGE], theirs[PAGE];
-	struct stat info;
 
-	lay_out(f, true);
 	if (objects_scan(&f->source, frozen, &jobs, &error) < 0)
 		fail_msg("%s", error.message);
-	assert_int_equal(fstat(f->fd, &info), 0);
 	array_for_each(job, &jobs.list)
 		for (uint64_t i = 0; i < job->pages; i++) {
 			struct source_job one = *job;
@@ -105,8 +101,22 @@ static uint64_t move(struct fixture *f, bool frozen)
 			assert_int_equal(job->shared, f->id);
 			one.address += i * PAGE;
 			one.pages = 1;
-			put_page(f, &one, (uint64_t)info.st_size);
+			put_page(f, &one, size);
 		}
+	array_deinit(&jobs.list);
+	return jobs.pages;
+}
+
+/* A layout, a scan, and all is the same there. */
+static uint64_t move(struct fixture *f, bool frozen)
+{
+	uint8_t ours[PAGE], theirs[PAGE];
+	struct stat info;
+	uint64_t sent;
+
+	lay_out(f, true);
+	assert_int_equal(fstat(f->fd, &info), 0);
+	sent = scan_and_send(f, frozen, (uint64_t)info.st_size);
 	for (off_t at = 0; at < info.st_size; at += PAGE) {
 		ssize_t got = pread(f->fd, ours, PAGE, at);
 
@@ -114,8 +124,7 @@ static uint64_t move(struct fixture *f, bool frozen)
 		if (memcmp(ours, theirs, (size_t)got) != 0)
 			fail_msg("page %lld is wrong", (long long)(at / PAGE));
 	}
-	array_deinit(&jobs.list);
-	return jobs.pages;
+	return sent;
 }
 
 static void fill(const struct fixture *f, unsigned page, char with)
@@ -200,6 +209,23 @@ static void test_size(void **state)
 	fixture_deinit(&f);
 }
 
+/* Grown between the layout and the look: the target has the size of the layout. */
+static void test_grows_meanwhile(void **state)
+{
+	struct fixture f;
+
+	fixture_init(&f);
+	assert_int_equal(ftruncate(f.fd, 0), 0);
+	assert_int_equal(pwrite(f.fd, "abc", 3, 0), 3);
+	lay_out(&f, true);
+	fill(&f, 0, 'a');
+	fill(&f, 1, 'b');
+	assert_int_equal(scan_and_send(&f, false, 3), 1);
+	assert_int_equal(move(&f, true), 2);
+	assert_int_equal(move(&f, true), 0);
+	fixture_deinit(&f);
+}
+
 /* An object that was gone for a round is a new one for the target. */
 static void test_gone_and_back(void **state)
 {
@@ -226,6 +252,7 @@ int main(void)
 		cmocka_unit_test(test_only_what_differs),
 		cmocka_unit_test(test_zeros_and_holes),
 		cmocka_unit_test(test_size),
+		cmocka_unit_test(test_grows_meanwhile),
 		cmocka_unit_test(test_gone_and_back),
 	};
 
