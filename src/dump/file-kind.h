@@ -214,6 +214,7 @@ struct dump_regular {
 	const char *kind;	      /* for blockers: "descriptor", "mapping", ... */
 	const char *what;	      /* for blockers: "fd 7" */
 	bool may_change;	      /* open for writing */
+	bool mapped_writable;	      /* mapped shared, and may be written there */
 	bool program;		      /* may be an ELF file: compare build-ids */
 	bool path_only;		      /* opened with O_PATH: its content does not matter */
 };

@@ -24,6 +24,7 @@
 
 #include "dump/file-kind.h"
 #include "dump/files.h"
+#include "image/journal.h"
 #include "util/cleanup.h"
 #include "util/fdio.h"
 
@@ -145,16 +146,27 @@ static bool size_is_volatile(const char *path)
 	return starts_with(path, "/proc/") || starts_with(path, "/sys/");
 }
 
+/* A file system in memory does not note the time of a write through a mapping. */
+static bool changes_without_trace(const struct dump_regular *file)
+{
+	struct statfs info;
+
+	return file->mapped_writable && fstatfs(file->fd, &info) == 0 && info.f_type == TMPFS_MAGIC;
+}
+
 /* IMAGE_FILE_CHECK, once a file and image set. */
 static int add_check(struct dump_context *ctx, const struct dump_regular *file,
 		     RegularFile *message, uint32_t *words, struct error *error)
 {
 	FileCheck check = FILE_CHECK__INIT;
+	FileIdentity identity = FILE_IDENTITY__INIT;
+	char boot_id[JOURNAL_BOOT_ID_MAX];
 	const struct dump_build_id *id = NULL;
 	struct dump_inode *inode;
 
 	inode = dump_inodes_find(&ctx->files->checked, file->st->st_dev, file->st->st_ino,
-				 (uint32_t)file->may_change | (uint32_t)file->path_only << 1);
+				 (uint32_t)file->may_change | (uint32_t)file->path_only << 1 |
+					 (uint32_t)file->mapped_writable << 2);
 	if (!inode)
 		return error_set(error, -ENOMEM, "no memory for file checks");
 	if (file->program && S_ISREG(file->st->st_mode) &&
@@ -180,6 +192,16 @@ static int add_check(struct dump_context *ctx, const struct dump_regular *file,
 	if (S_ISCHR(file->st->st_mode) || S_ISBLK(file->st->st_mode)) {
 		check.has_rdev = 1;
 		check.rdev = file->st->st_rdev;
+	}
+	if (changes_without_trace(file)) {
+		int r = journal_boot_id(boot_id, error);
+
+		if (r < 0)
+			return r;
+		identity.boot_id = boot_id;
+		identity.dev = file->st->st_dev;
+		identity.ino = file->st->st_ino;
+		check.inode = &identity;
 	}
 	if (id && id->length > 0) {
 		check.has_build_id = 1;
@@ -427,7 +449,7 @@ int dump_file_map(struct dump_context *ctx, struct dump_process *process,
 	file.st = &st;
 	file.link = link;
 	file.what = what;
-	file.may_change = variant & VARIANT_WRITABLE;
+	file.may_change = file.mapped_writable = variant & VARIANT_WRITABLE;
 	return add_inode(ctx, &file, dev, map->inode, variant,
 			 variant & VARIANT_WRITABLE ? O_RDWR : O_RDONLY, ret_file_id, error);
 }

@@ -70,8 +70,10 @@ static int check_files(const struct image_set *images, struct image_blockers *bl
 		if (r == 0)
 			image_blockers_add(
 				blockers, (pid_t)check->pid, "file", cause,
-				"copy the source's file there with its time (rsync -t, cp -p), or "
-				"use a file system that both hosts share",
+				check->inode ? "let the program use a memfd or delete the file once it is "
+					       "open: both are moved with it"
+					     : "copy the source's file there with its time (rsync -t, "
+					       "cp -p), or use a file system that both hosts share",
 				"%s", check->path);
 	}
 	checks_deinit(&checks);

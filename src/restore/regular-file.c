@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "image/build-id.h"
+#include "image/journal.h"
 #include "restore/file-kind.h"
 #include "restore/files.h"
 #include "util/cleanup.h"
@@ -168,6 +169,21 @@ static int compare_build_id(const FileCheck *check, char *cause, size_t size)
 	return 0;
 }
 
+/* The mount may be another one in each place, but the inode is the same. */
+static int compare_inode(const FileIdentity *wanted, const struct stat *st, char *cause, size_t size)
+{
+	char boot_id[JOURNAL_BOOT_ID_MAX];
+	int r = journal_boot_id(boot_id, NULL);
+
+	if (r < 0)
+		return r;
+	if (strcmp(boot_id, wanted->boot_id) == 0 && wanted->dev == st->st_dev && wanted->ino == st->st_ino)
+		return 1;
+	snprintf(cause, size, "is in memory on the source and another file here: writes through a mapping leave no trace by "
+			      "which the two could be compared");
+	return 0;
+}
+
 int restore_regular_compare(const FileCheck *check, bool final, char *cause, size_t size)
 {
 	struct stat st;
@@ -195,6 +211,8 @@ int restore_regular_compare(const FileCheck *check, bool final, char *cause, siz
 	}
 	if (!S_ISREG(st.st_mode) || check->volatile_size)
 		return 1;
+	if (check->inode)
+		return compare_inode(check->inode, &st, cause, size);
 	mtime = (uint64_t)st.st_mtim.tv_sec * 1000000000 + (uint64_t)st.st_mtim.tv_nsec;
 	if (!final && check->may_change && mtime > check->mtime)
 		return 1;

@@ -2,6 +2,8 @@
 """Memory and deleted files that processes share, written by all ways there are, moved to and fro; and what of them is left to
 be sent while nobody runs.
 """
+import pathlib
+
 import pytest
 from pagestream import PageServer, send
 
@@ -50,3 +52,33 @@ def test_idle_content_goes_ahead(two_hosts, keys, start_victim, kind, mib, mode)
         victim.check(b)
         assert result.json["bytes_sent"] > mib / 2 * MIB, result.json
         assert result.json["bytes_frozen"] < 2 * MIB, result.json
+
+
+def test_named_file_in_memory(two_hosts, keys, start_victim):
+    """A file of /dev/shm that has a name is good when the target sees the very same one; a copy of it is not."""
+    a, b, _ = two_hosts
+    with PageServer(a, keys) as on_a, PageServer(b, keys) as on_b:
+        victim = start_victim(a, "shared-pages", "4", "500", "p")
+        name = pathlib.Path(f"/dev/shm/victim-{victim.pid}")
+        try:
+            result = send(a, on_b, victim.pid)
+            assert result.status == 0, result.text()
+            victim.host = b
+            victim.check(b)
+            a.run(["sh", "-c", f"mount --bind /dev/shm /mnt && mount -t tmpfs tmpfs /dev/shm && cp -p /mnt/{name.name} /dev/shm"])
+            result = send(b, on_a, victim.pid)
+            assert result.status == 1 and f"file {name}: is in memory on the source" in result.text(), result.text()
+            victim.check(b)
+        finally:
+            name.unlink()
+
+
+def test_segment_shared_with_a_parent_outside(two_hosts, keys, start_victim):
+    a, b, _ = two_hosts
+    with PageServer(b, keys) as on_b:
+        victim = start_victim(a, "shared-pages", "4", "500", "a")
+        child = a.tree(victim.pid)[1]
+        result = send(a, on_b, child)
+        assert result.status == 1, result.text()
+        assert f"PID {victim.pid} (shared-pages), which is not in the tree, uses it, too" in result.text(), result.text()
+        victim.check(a)

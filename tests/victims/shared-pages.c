@@ -2,13 +2,15 @@
 /*
  * shared-pages DIR [MIB [PAGES_PER_SECOND [KINDS]]]: finds a wrong page of what two processes share. KINDS is any of a
  * (anonymous shared memory), m (memfd), s (file of /dev/shm, deleted), d (file of DIR, deleted), n (memfd that is only open,
- * never mapped), f (children that end at once write, too); all of them but f unless said otherwise. MIB of each: 16 unless said otherwise. PAGES_PER_SECOND of each process:
+ * never mapped), p (file of /dev/shm that keeps its name, victim-PID), f (children that end at once write, too); all of them
+ * but p and f unless said otherwise. MIB of each: 16 unless said otherwise. PAGES_PER_SECOND of each process:
  * 2000 unless said otherwise, 0 for memory that nobody writes.
  *
  * Model: every page holds {index, generation, words made from both}, or zeros. A table, in shared memory as well, says which
  * generation it must have, and has a lock for each page. A parent and its child write pages at random, each time by another
- * way: through the first mapping, through a second one, through one that is made and taken away again, or with pwrite(2). Some pages become zeros, some holes; one file grows and shrinks. Before each write, and in a
- * check, pages are verified; the first wrong one ever is the answer from then on.
+ * way: through the first mapping, through a second one, through one that is made and taken away again, or with pwrite(2). Some
+ * pages become zeros, some holes; files grow and shrink. Before each write, and in a check, pages are verified; the first
+ * wrong one ever is the answer from then on.
  */
 #include "victim.h"
 
@@ -23,7 +25,7 @@
 
 #define WORDS (VICTIM_PAGE / sizeof(uint64_t))
 #define KINDS "amsdn"
-#define KINDS_MAX 5
+#define KINDS_MAX 6
 #define TAIL_MAX 5000u /* bytes behind the last page of a file that grows and shrinks */
 
 struct table {
@@ -244,7 +246,7 @@ static int segment_open(const struct victim *v, char kind, size_t size)
 
 	if (kind == 'a')
 		return -1;
-	if (kind == 's')
+	if (kind == 's' || kind == 'p')
 		snprintf(path, sizeof(path), "/dev/shm/victim-%d", getpid());
 	else
 		snprintf(path, sizeof(path), "%s", victim_path(v, "segment"));
@@ -253,7 +255,7 @@ static int segment_open(const struct victim *v, char kind, size_t size)
 	else
 		fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	MUST(fd >= 0 && ftruncate(fd, (off_t)size) == 0);
-	MUST(kind == 'm' || kind == 'n' || unlink(path) == 0);
+	MUST(kind == 'm' || kind == 'n' || kind == 'p' || unlink(path) == 0);
 	return fd;
 }
 
@@ -321,7 +323,7 @@ int main(int argc, char **argv)
 	s.rate = victim_arg(&v, 1, 2000);
 	kinds = v.argc > 2 ? v.argv[2] : KINDS;
 	s.forks = strchr(kinds, 'f') != NULL;
-	MUST(s.pages > 0 && strlen(kinds) <= KINDS_MAX + (s.forks ? 1u : 0u) && strspn(kinds, KINDS "f") == strlen(kinds));
+	MUST(s.pages > 0 && strlen(kinds) <= KINDS_MAX + (s.forks ? 1u : 0u) && strspn(kinds, KINDS "pf") == strlen(kinds));
 	size = sizeof(struct table) + KINDS_MAX * s.pages * (sizeof(uint64_t) + 1);
 	s.table = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	MUST(s.table != MAP_FAILED);
