@@ -56,7 +56,7 @@ enum estimate_next estimate_next(struct estimate *estimate)
 		return ESTIMATE_FREEZE;
 	if (estimate->hybrid)
 		return estimate->stuck || estimate->rounds >= ESTIMATE_ROUNDS_MAX ? ESTIMATE_FREEZE : ESTIMATE_ROUND;
-	if (estimate->slowest >= ESTIMATE_SLOWEST_MAX)
+	if (estimate->slowest >= ESTIMATE_SLOWEST_MAX && estimate->stuck)
 		return estimate_downtime_ns(estimate) <= (double)estimate->ceiling_ns ? ESTIMATE_FREEZE : ESTIMATE_NEVER;
 	if (!estimate->stuck || estimate->throttle == THROTTLE_MAX)
 		return ESTIMATE_ROUND;

@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 #define ESTIMATE_ROUNDS_MAX 30u  /* hybrid */
-#define ESTIMATE_SLOWEST_MAX 8u  /* rounds with the tree slowed down as far as it goes */
+#define ESTIMATE_SLOWEST_MAX 8u  /* rounds with the tree slowed down as far as it goes; more only while they shrink */
 
 struct estimate {
 	uint64_t limit_ns;   /* what the freeze shall cost */

@@ -100,7 +100,7 @@ static void report_round(const struct source *source, const struct estimate *est
 {
 	char slowed[64] = "";
 
-	if (source->options->json || source->log->status)
+	if (source->options->json || (source->log->status && source->log->level < LOG_DEBUG))
 		return;
 	if (estimate->throttle)
 		snprintf(slowed, sizeof(slowed), "; slowed by %u%%", estimate->throttle);

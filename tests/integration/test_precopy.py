@@ -68,6 +68,27 @@ def test_converges_within_the_limit(two_hosts, page_server, start_victim):
     assert not a.alive(victim.pid)
 
 
+def test_stays_slowed_while_the_hook_runs(two_hosts, page_server, start_victim, tmp_path):
+    """What a hook before the freeze takes its time for would be written at full speed otherwise."""
+    a, b, net = two_hosts
+    victim = start_victim(a, "pages", "16", *FAST)
+    rate = writes_per_s(a, victim)
+    hook = tmp_path / "hook"
+    hook.write_text(f'#!/bin/sh\n[ "$1" = pre-freeze ] || exit 0\ntouch {tmp_path}/reached\n'
+                    f'while [ -e {tmp_path}/hold ]; do sleep 0.01; done\n')
+    hook.chmod(0o755)
+    (tmp_path / "hold").touch()
+    net.limit("1gbit", burst="1mb")
+    job = send_start(a, page_server, victim.pid, mode="precopy", hook=hook)
+    wait_until((tmp_path / "reached").exists, 60, "the hook runs")
+    slowed = writes_per_s(a, victim)
+    (tmp_path / "hold").unlink()
+    job.wait(60)
+    assert job.status == 0 and job.json["throttle_percent_max"] >= 50, job.text()
+    assert slowed < rate * 0.7, f"{slowed:.0f} of {rate:.0f} pages/s"
+    victim.check(b)
+
+
 def test_not_slowed_when_the_link_is_fast_enough(two_hosts, page_server, start_victim):
     a, b, _ = two_hosts
     victim = start_victim(a, "pages", "16", "1", "500")
