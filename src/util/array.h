@@ -29,7 +29,8 @@
 #define array_deinit(array) array_free((void **)&(array)->items, &(array)->count, &(array)->capacity)
 
 #define array_for_each(pointer, array)                                                                               \
-	for (typeof((array)->items + 0) pointer = (array)->items; pointer < (array)->items + (array)->count; (pointer)++)
+	for (typeof(&*(array)->items) pointer = (array)->items;                                                      \
+	     (array)->count && pointer < (array)->items + (array)->count; (pointer)++)
 
 int array_grow(void **items, size_t *capacity, size_t count, size_t extra, size_t size);
 void array_free(void **items, size_t *count, size_t *capacity);

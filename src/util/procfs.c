@@ -36,7 +36,7 @@ static int parse_map_line(const char *line, struct procfs_map *map)
 	int name_at = 0;
 
 	if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %" SCNu64 " %n", &map->start, &map->end, perms,
-		   &map->offset, &map->major, &map->minor, &map->inode, &name_at) < 7)
+		   &map->offset, &map->major, &map->minor, &map->inode, &name_at) < 7 || strlen(perms) != 4)
 		return -EPROTO;
 	map->prot = (perms[0] == 'r' ? PROT_READ : 0) | (perms[1] == 'w' ? PROT_WRITE : 0) |
 		    (perms[2] == 'x' ? PROT_EXEC : 0);
@@ -50,17 +50,13 @@ static int parse_map_line(const char *line, struct procfs_map *map)
 	return 0;
 }
 
-int procfs_read_maps(pid_t pid, struct procfs_maps *ret, struct error *error)
+int procfs_parse_maps(char *text, struct procfs_maps *ret, struct error *error)
 {
-	_cleanup_buffer_ struct buffer text = BUFFER_INIT;
 	struct procfs_maps maps = { 0 };
 	char *line, *rest;
 	int r;
 
-	r = read_proc(pid, "maps", &text, error);
-	if (r < 0)
-		return r;
-	for (line = strtok_r((char *)text.data, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+	for (line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
 		struct procfs_map map = { 0 };
 
 		r = parse_map_line(line, &map);
@@ -69,11 +65,23 @@ int procfs_read_maps(pid_t pid, struct procfs_maps *ret, struct error *error)
 		if (r < 0) {
 			free(map.name);
 			procfs_maps_deinit(&maps);
-			return error_set_errno(error, r, "cannot read /proc/%d/maps, line '%s'", pid, line);
+			return error_set_errno(error, r, "line '%s'", line);
 		}
 	}
 	*ret = maps;
 	return 0;
+}
+
+int procfs_read_maps(pid_t pid, struct procfs_maps *ret, struct error *error)
+{
+	_cleanup_buffer_ struct buffer text = BUFFER_INIT;
+	int r;
+
+	r = read_proc(pid, "maps", &text, error);
+	if (r < 0)
+		return r;
+	r = procfs_parse_maps((char *)text.data, ret, error);
+	return r < 0 ? error_wrap(error, r, "cannot read /proc/%d/maps", pid) : 0;
 }
 
 void procfs_maps_deinit(struct procfs_maps *maps)
@@ -101,20 +109,14 @@ const struct procfs_map *procfs_maps_find(const struct procfs_maps *maps, uint64
 }
 
 /* comm may hold blanks and brackets: the last ')' ends it. */
-int procfs_read_stat(pid_t tid, struct procfs_stat *ret, struct error *error)
+int procfs_parse_stat(char *text, struct procfs_stat *ret, struct error *error)
 {
-	_cleanup_buffer_ struct buffer text = BUFFER_INIT;
 	struct procfs_stat stat = { 0 };
-	char *open, *close, *field, *rest;
-	int r, number = 3;
+	char *open = strchr(text, '('), *close = strrchr(text, ')'), *field, *rest;
+	int number = 3;
 
-	r = read_proc(tid, "stat", &text, error);
-	if (r < 0)
-		return r;
-	open = strchr((char *)text.data, '(');
-	close = strrchr((char *)text.data, ')');
-	if (!open || !close || close[1] != ' ')
-		return error_set(error, -EPROTO, "cannot understand /proc/%d/stat", tid);
+	if (!open || !close || close < open || close[1] != ' ')
+		return error_set(error, -EPROTO, "it has no name in brackets");
 	*close = '\0';
 	snprintf(stat.comm, sizeof(stat.comm), "%s", open + 1);
 	for (field = strtok_r(close + 2, " \n", &rest); field; field = strtok_r(NULL, " \n", &rest), number++) {
@@ -144,6 +146,18 @@ int procfs_read_stat(pid_t tid, struct procfs_stat *ret, struct error *error)
 	}
 	*ret = stat;
 	return 0;
+}
+
+int procfs_read_stat(pid_t tid, struct procfs_stat *ret, struct error *error)
+{
+	_cleanup_buffer_ struct buffer text = BUFFER_INIT;
+	int r;
+
+	r = read_proc(tid, "stat", &text, error);
+	if (r < 0)
+		return r;
+	r = procfs_parse_stat((char *)text.data, ret, error);
+	return r < 0 ? error_wrap(error, r, "cannot understand /proc/%d/stat", tid) : 0;
 }
 
 int procfs_read_status(pid_t pid, const char *name, char *ret_value, size_t size, struct error *error)

@@ -62,6 +62,10 @@ struct procfs_pids {
 	size_t capacity;
 };
 
+/* What procfs_read_maps() and procfs_read_stat() do with the text of the file; they write into `text`. -EPROTO. */
+int procfs_parse_maps(char *text, struct procfs_maps *ret, struct error *error);
+int procfs_parse_stat(char *text, struct procfs_stat *ret, struct error *error);
+
 int procfs_read_maps(pid_t pid, struct procfs_maps *ret, struct error *error);
 void procfs_maps_deinit(struct procfs_maps *maps);
 /* The mapping that holds `address`, or NULL. */
