@@ -9,6 +9,7 @@
  * Every failure is returned: up to PHASE_HELD the caller rolls back, from PHASE_COMMIT on it is in doubt.
  */
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,6 +20,7 @@
 #include "util/stop-point.h"
 
 #define PAGE UINT64_C(4096)
+#define LOOK_NS (20 * CLOCK_MS)
 #define NEAR_PAGES 4 /* around each thread's stack pointer and instruction pointer */
 
 /* Pages that the target touches before it can serve faults, or that every thread needs at once. */
@@ -240,6 +242,25 @@ static int hand_over(struct source *source, int64_t deadline, struct error *erro
 	return r;
 }
 
+/*
+ * Nothing is due from the target now: what is there to be read is its FAILURE or the end of the connection. Found now, it is
+ * no doubt.
+ */
+static int check_target(struct source *source, struct error *error)
+{
+	struct pollfd look = { .fd = stream_fd(source->control), .events = POLLIN };
+	int r;
+
+	if (!stream_pending(source->control) && poll(&look, 1, 0) <= 0)
+		return 0;
+	r = wire_expect(source->control, &wire_table_client, WIRE_FAILURE, NULL, NULL, clock_deadline(LOOK_NS), error);
+	if (r == -ETIMEDOUT) {
+		error_clear(error);
+		r = 0;
+	}
+	return r;
+}
+
 /* As long as the phase is HELD, a failure is a rollback, and our death too. In COMMIT it is doubt. */
 static int commit(struct source *source, struct error *error)
 {
@@ -248,6 +269,8 @@ static int commit(struct source *source, struct error *error)
 
 	r = source_journal(source, JOURNAL_COMMITTED, error);
 	stop_point("commit-journal");
+	if (r == 0)
+		r = check_target(source, error);
 	if (r < 0)
 		return r;
 	stream_set_cancel(source->control, -1);

@@ -157,7 +157,10 @@ static int note_all(struct source *source, const JournalEntry *entry, struct err
 	return 0;
 }
 
-/* What the target says, as an enum wire_answer. It takes a moment to notice that the former connection is gone. */
+/*
+ * What the target says, as an enum wire_answer. It takes a moment to notice that the former connection is gone. A session
+ * that ends just now may take our stream along: the second time the journal there answers.
+ */
 static int ask(struct source *source, uint32_t *ret_state, struct error *error)
 {
 	const struct timespec pause = { .tv_nsec = 50000000 };
@@ -168,8 +171,11 @@ static int ask(struct source *source, uint32_t *ret_state, struct error *error)
 		r = tls_context_new(TLS_CLIENT, source->options->tls_dir, &source->tls, error);
 	if (r == 0)
 		r = serve_ask(source, ret_state, error);
-	while (r == 0 && *ret_state == WIRE_STATE_PREPARED && clock_now_ns() < deadline) {
+	for (int again = 3; clock_now_ns() < deadline; again--) {
+		if (r < 0 ? r != -ECONNRESET || again <= 0 : *ret_state != WIRE_STATE_PREPARED)
+			break;
 		nanosleep(&pause, NULL);
+		error_clear(error);
 		r = serve_ask(source, ret_state, error);
 	}
 	return r;

@@ -4,26 +4,32 @@
  * requests on the urgent stream; another pushes what nobody has asked for, going on behind the page of the last fault;
  * the caller waits for COMPLETE. Each page is sent once, by whichever thread takes it out of the missing set first.
  *
- * When the link breaks, faults on the target wait; we connect again, ask for the session, open the streams anew, and push
+ * When the link breaks, or one stream of it, faults on the target wait; we connect again, ask for the session, open the streams anew, and push
  * everything that the target did not confirm: it ignores what it has.
  */
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <time.h>
 
 #include "source.h"
+#include "util/cleanup.h"
 #include "util/stop-point.h"
 #include "wire.pb-c.h"
 
 #define PAGE UINT64_C(4096)
 #define RECONNECT_NS (3600 * CLOCK_S)
 
+/* How long COMPLETE may take when another stream has ended, as the target's end of the urgent one does just before it. */
+#define COMPLETE_NS (2 * CLOCK_S)
+
 struct server {
 	struct source *source;
 	struct stream *stream;
+	int broken_fd;    /* eventfd, borrowed: this stream has failed */
 	pthread_t thread;
 	int result;
 	struct error error;
@@ -94,6 +100,7 @@ static void *urgent_run(void *data)
 		memcpy(&request, payload.data, sizeof(request));
 		server->result = answer(server, &request);
 	}
+	eventfd_write(server->broken_fd, 1);
 	return NULL;
 }
 
@@ -134,16 +141,30 @@ static void *push_run(void *data)
 	mark.round = server->source->round + 1;
 	if (server->result == 0)
 		server->result = wire_send(server->stream, WIRE_MARK, &mark.base, CLOCK_FOREVER, &server->error);
+	if (server->result < 0)
+		eventfd_write(server->broken_fd, 1);
 	return NULL;
 }
 
-static int wait_complete(struct source *source, struct error *error)
+static int expect_complete(struct source *source, WireComplete **ret, int64_t deadline, struct error *error)
+{
+	return wire_expect(source->control, &wire_table_client, WIRE_COMPLETE, &wire_complete__descriptor,
+			   (ProtobufCMessage **)(void *)ret, deadline, error);
+}
+
+/* All streams live and die together: a broken one would never be missed on a control stream that says nothing. */
+static int wait_complete(struct source *source, int broken_fd, struct error *error)
 {
 	_cleanup_message_ WireComplete *complete = NULL;
 	int r;
 
-	r = wire_expect(source->control, &wire_table_client, WIRE_COMPLETE, &wire_complete__descriptor,
-			(ProtobufCMessage **)(void *)&complete, CLOCK_FOREVER, error);
+	stream_set_cancel(source->control, broken_fd);
+	r = expect_complete(source, &complete, CLOCK_FOREVER, error);
+	stream_set_cancel(source->control, -1);
+	if (r == -ECANCELED) {
+		error_clear(error);
+		r = expect_complete(source, &complete, clock_deadline(COMPLETE_NS), error);
+	}
 	if (r < 0)
 		return r;
 	stop_point("complete");
@@ -168,13 +189,17 @@ static void stop_pushing(struct source *source)
 static int serve(struct source *source, struct error *error)
 {
 	struct server *servers = calloc(1 + source->bulk_count, sizeof(*servers));
+	_cleanup_fd_ int broken_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	uint32_t started = 0;
 	int r = 0;
 
-	if (!servers)
+	if (!servers || broken_fd < 0) {
+		free(servers);
 		return error_set(error, -ENOMEM, "out of memory");
+	}
 	for (uint32_t i = 0; r == 0 && i < 1 + source->bulk_count; i++) {
 		servers[i].source = source;
+		servers[i].broken_fd = broken_fd;
 		servers[i].stream = i ? source->bulk[i - 1] : source->urgent;
 		stream_set_cancel(servers[i].stream, -1);
 		r = -pthread_create(&servers[i].thread, NULL, i ? push_run : urgent_run, &servers[i]);
@@ -183,7 +208,7 @@ static int serve(struct source *source, struct error *error)
 	if (r < 0)
 		error_set_errno(error, r, "cannot start a thread");
 	else
-		r = wait_complete(source, error);
+		r = wait_complete(source, broken_fd, error);
 	if (r == 0)
 		stop_pushing(source);
 	/* Whatever the reason, the streams have done their work: closing the sockets' reading side wakes the threads. */
@@ -201,7 +226,7 @@ int serve_ask(struct source *source, uint32_t *ret_state, struct error *error)
 {
 	_cleanup_message_ WireAnswer *answer = NULL;
 	char boot[sizeof(source->target_boot)];
-	int64_t deadline = clock_deadline(SOURCE_CONNECT_NS);
+	int64_t deadline = clock_deadline(stop_point_wait(SOURCE_CONNECT_NS));
 	int r;
 
 	memcpy(boot, source->target_boot, sizeof(boot));

@@ -107,8 +107,7 @@ static int try_take_over(struct ask *ask)
 	} else if (PHASE_BIT(phase) & PHASE_BEFORE_COMMIT) {
 		give_up(session);
 	} else if (answer_of_phase(phase) == WIRE_STATE_RUNNING) {
-		session_take_over(session, &ask->stream);
-		taken = 1;
+		taken = session_take_over(session, &ask->stream);
 	}
 	registry_put(ask->registry, session);
 	return taken;

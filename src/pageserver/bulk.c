@@ -200,6 +200,7 @@ static void *bulk_main(void *argument)
 		stream_set_cancel(bulk->stream, -1);
 		if (r == -EPROTO)
 			wire_send_failure(bulk->stream, r, error_text(&error, r));
+		session_lose_source(session);
 	}
 	stream_free(bulk->stream);
 	bulk->stream = NULL;

@@ -84,10 +84,16 @@ static int run_faults(struct session *session, struct error *error)
 	r = lazy_run_faults(session->lazy, urgent, session->fault_fd, error);
 	if (r == -ECANCELED)
 		return -EAGAIN;
-	if (r == 0 || !urgent || r == -ENOTRECOVERABLE || session_phase(session) <= PHASE_PREPARED)
+	if (r == 0 || !urgent || r == -ENOTRECOVERABLE)
 		return r;
-	log_warning(session->log, "session %s: the urgent stream of %s is broken (%s); the tree waits for missing pages",
-		    session->text, session->peer, error_text(error, r));
+	/* It goes on in any case: a COMMIT may come before the session's thread has noticed. */
+	if (session_phase(session) <= PHASE_PREPARED) {
+		session_fail(session, error);
+	} else {
+		log_warning(session->log, "session %s: the urgent stream of %s is broken (%s); the tree waits for missing pages",
+			    session->text, session->peer, error_text(error, r));
+		session_lose_source(session);
+	}
 	drop_urgent(session);
 	return -EAGAIN;
 }
@@ -100,7 +106,7 @@ static void *fault_main(void *argument)
 
 	while ((r = run_faults(session, &error)) == -EAGAIN)
 		error_clear(&error);
-	if (r < 0 && r != -ECANCELED && session_phase(session) <= PHASE_PREPARED)
+	if (r < 0 && r != -ECANCELED)
 		session_fail(session, &error);
 	pthread_mutex_lock(&session->lock);
 	session->fault_done = r != -ECANCELED;

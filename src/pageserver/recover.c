@@ -8,7 +8,7 @@
  *                      somebody has killed a part of it, or the keeper of its missing pages, before it ran: ABORTED
  *   RUNNING            pages missing: the keeper has the userfaultfds, the source may come back. None missing: nothing to do
  *   ABORTED            what may be left of it is killed
- *   DONE               nothing
+ *   DONE               nothing to do
  *
  * ABORTED and DONE are kept for a week, for those who ask. Journals of another boot only say what was; nothing of them is
  * here any more. What is decided is written down before it is done: the end of this program in the midst of it changes no
@@ -177,12 +177,15 @@ static int recover_one(struct registry *registry, JournalEntry *entry, struct er
 			return recover_running(registry, entry, error);
 		break;
 	case JOURNAL_ABORTED:
-		if (same_boot && count_alive(entry))
-			return end_tree(registry, entry, JOURNAL_ABORTED, error);
+		if (same_boot)
+			kill_all(entry);
 		break;
 	default:
 		break;
 	}
+	/* Whoever wrote it may not have come to this. */
+	if (same_boot)
+		remove_freezer(entry);
 	if (entry->has_started && (uint64_t)time(NULL) > entry->started + KEEP_S)
 		return journal_remove(registry->dir_fd, entry->session.data, error);
 	return 0;

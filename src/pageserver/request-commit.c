@@ -84,8 +84,10 @@ static void tidy(struct session *session)
 int request_commit(struct session *session, const struct buffer *payload, struct error *error)
 {
 	struct error local = ERROR_INIT;
-	int r = keep(session, error);
+	int r = session_check_failure(session, error);
 
+	if (r == 0)
+		r = keep(session, error);
 	stop_point("kept");
 	if (r == 0)
 		r = session_journal(session, JOURNAL_COMMITTED, error);

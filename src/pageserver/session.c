@@ -117,15 +117,28 @@ int session_send(struct session *session, enum wire_type type, const ProtobufCMe
 	return r;
 }
 
-void session_take_over(struct session *session, struct stream **stream)
+bool session_take_over(struct session *session, struct stream **stream)
 {
-	struct stream *old;
+	struct stream *old = NULL;
+	bool taken;
 
 	pthread_mutex_lock(&session->lock);
-	old = session->control_next;
-	session->control_next = steal_ptr(stream);
+	taken = session->phase < PHASE_FINISHED && !session->stop && !session->ended;
+	if (taken) {
+		old = session->control_next;
+		session->control_next = steal_ptr(stream);
+	}
 	pthread_mutex_unlock(&session->lock);
 	stream_free(old);
+	session_wake(session);
+	return taken;
+}
+
+void session_lose_source(struct session *session)
+{
+	pthread_mutex_lock(&session->lock);
+	session->broken = true;
+	pthread_mutex_unlock(&session->lock);
 	session_wake(session);
 }
 
@@ -146,7 +159,7 @@ static void drop_control(struct session *session)
 
 /* ---- waiting ------------------------------------------------------------------------------------------------------ */
 
-static int check_failure(struct session *session, struct error *error)
+int session_check_failure(struct session *session, struct error *error)
 {
 	int r = 0;
 
@@ -185,7 +198,7 @@ static int next_frame(struct session *session, struct error *error)
 		}
 		if (r == -ECANCELED)
 			drain(session->wake_fd);
-		r = check_failure(session, error);
+		r = session_check_failure(session, error);
 		if (r == 0)
 			r = check_idle(session, error);
 		if (r < 0)
@@ -341,6 +354,9 @@ static void take_next_control(struct session *session)
 		return;
 	drop_control(session);
 	session_cut(session);
+	pthread_mutex_lock(&session->lock);
+	session->broken = false;
+	pthread_mutex_unlock(&session->lock);
 	session->control = next;
 	stream_set_cancel(next, session->wake_fd);
 	if (session_start_faults(session, &error) < 0)
@@ -382,6 +398,34 @@ static bool waited_enough(struct session *session)
 	return (left == 0 && !session->locks) || now - atomic_load(&session->last_traffic) > stop_point_wait(SESSION_GOODBYE);
 }
 
+static int check_broken(struct session *session, struct error *error)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&session->lock);
+	if (session->broken && session->control)
+		r = error_set(error, -ECONNRESET, "another stream of it is broken");
+	session->broken = false;
+	pthread_mutex_unlock(&session->lock);
+	return r;
+}
+
+/* Not if the source has come back meanwhile. */
+static void finish(struct session *session)
+{
+	bool back;
+
+	pthread_mutex_lock(&session->lock);
+	back = session->control_next != NULL;
+	if (!back)
+		session->phase = PHASE_FINISHED;
+	pthread_mutex_unlock(&session->lock);
+	if (back)
+		return;
+	session_journal(session, JOURNAL_DONE, NULL);
+	stop_point("%s", phase_name(PHASE_FINISHED));
+}
+
 static void run_after_commit(struct session *session)
 {
 	while (session_phase(session) != PHASE_FINISHED) {
@@ -402,6 +446,8 @@ static void run_after_commit(struct session *session)
 			return;
 		}
 		if (r == 0)
+			r = check_broken(session, &error);
+		if (r == 0)
 			r = wait_event(session, &error);
 		if (r == 0)
 			r = run_request(session, &error);
@@ -411,10 +457,8 @@ static void run_after_commit(struct session *session)
 			drop_control(session);
 			atomic_store(&session->last_traffic, clock_now_ns());
 		}
-		if (waited_enough(session)) {
-			session_set_phase(session, PHASE_FINISHED, NULL);
-			session_journal(session, JOURNAL_DONE, NULL);
-		}
+		if (waited_enough(session))
+			finish(session);
 	}
 }
 

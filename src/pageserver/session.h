@@ -87,6 +87,7 @@ struct session {
 	bool fault_done;                   /* it has ended by itself: nothing is missing, or it cannot go on */
 	int fault_result;                  /* which of the two */
 	bool stop;                         /* the program ends */
+	bool broken;                       /* after the commit: a stream of the source has broken, the others go as well */
 	bool ended;                        /* the thread is about to return */
 	unsigned users;                    /* references by registry_find(); guarded by the registry's lock */
 	struct error failure;              /* of another thread; code 0: none */
@@ -140,10 +141,14 @@ void session_fail(struct session *session, const struct error *error);
 bool session_token_is(const struct session *session, const uint8_t *token, size_t size);
 enum phase session_phase(struct session *session);
 int session_set_phase(struct session *session, enum phase phase, struct error *error);
+/* A failure that another thread has left, or the end of the program. */
+int session_check_failure(struct session *session, struct error *error);
 /* Sends on the control stream, not disturbed by wake_fd. -ENOTCONN without one. */
 int session_send(struct session *session, enum wire_type type, const ProtobufCMessage *message, struct error *error);
-/* A hand-over of a new control stream of the source (the ASK stream); takes it. */
-void session_take_over(struct session *session, struct stream **stream);
+/* After the commit: all streams of the source live and die together. It comes back. */
+void session_lose_source(struct session *session);
+/* A hand-over of a new control stream of the source (the ASK stream); takes it, unless the session needs the source no more. */
+bool session_take_over(struct session *session, struct stream **stream);
 
 /* ---- bulk.c, postcopy.c: streams that join; they take the stream on success */
 int session_join_bulk(struct session *session, unsigned index, struct stream **stream, struct error *error);

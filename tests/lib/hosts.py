@@ -278,7 +278,9 @@ class Net:
                      "latency", latency)
 
     def cut(self, how="drop"):
-        """Cuts the link: "drop" loses every packet in silence, "down" takes the devices down."""
+        """Cuts the link: "drop" loses every packet in silence, "reset" answers each of TCP with a
+        reset, "down" takes the devices down.
+        """
         self.restore()
         if how == "down":
             for host in self.hosts:
@@ -292,6 +294,13 @@ class Net:
                 f"rule inet cut leaving oifname {self.device} drop"))
             for host in self.hosts:
                 _net(host, "nft", "-f", "-", text=rules)
+        elif how == "reset":
+            for host in self.hosts:
+                _net(host, "nft", "-f", "-", text=(
+                    "add table inet cut\n"
+                    "add chain inet cut arriving { type filter hook input priority -300; }\n"
+                    f"add rule inet cut arriving iifname {self.device} tcp flags & rst == 0 "
+                    "reject with tcp reset\n"))
         else:
             raise ValueError(how)
         self.cut_by = how
@@ -301,7 +310,7 @@ class Net:
         for host in self.hosts:
             if self.cut_by == "down":
                 _net(host, "ip", "link", "set", self.device, "up")
-            elif self.cut_by == "drop":
+            elif self.cut_by in ("drop", "reset"):
                 _net(host, "nft", "delete", "table", "inet", "cut")
         self.cut_by = None
 

@@ -318,6 +318,8 @@ def _go_on(process):
 def _inside(host, process, name):
     """nsenter waits for its one child, the program: its PID inside the host."""
     children = _children(process)
+    if not children:
+        return None
     for inner, outer in host.pids().items():
         if str(outer) in children:
             return inner
