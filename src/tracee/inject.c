@@ -93,7 +93,7 @@ struct injection {
 	uint64_t address;  /* of the syscall instruction */
 };
 
-/* Puts the frame in place. Not finding a place is no error: the call is made unprotected. */
+/* Puts the frame in place. Not finding a place, or memory, is no error: the call is made unprotected. */
 static int prepare(struct tracee_thread *thread, struct injection *injection, struct error *error)
 {
 	const struct gadgets *gadgets = &thread->process->own->gadgets;
@@ -105,7 +105,7 @@ static int prepare(struct tracee_thread *thread, struct injection *injection, st
 	injection->frame = calloc(1, FRAME_MAX);
 	injection->saved = malloc(FRAME_MAX);
 	if (!injection->frame || !injection->saved)
-		return error_set(error, -ENOMEM, "out of memory");
+		return 0; /* what takes our memory out of the process again must not fail for want of some here */
 	/* built twice: the size is known only then */
 	r = frame_build(thread, 0, gadgets->sigreturn, injection->frame, &injection->size, error);
 	if (r < 0)

@@ -64,11 +64,20 @@ static int explain_seize(struct stopper *stopper, pid_t pid, pid_t tid, int code
 	return ptrace_fail(stopper->error, code, tid, "trace it");
 }
 
-static int seize(struct stopper *stopper, pid_t pid, pid_t tid)
+/* Seizes a thread and adds it to its process, or neither: what is seized and not noted would never be let go. */
+static int seize(struct stopper *stopper, struct tracee_process *process, pid_t tid)
 {
-	int r = ptrace_do(PTRACE_SEIZE, tid, 0, stopper->ptrace_options);
+	struct tracee_thread *thread;
+	int r = thread_new(process, tid, &thread, stopper->error);
 
-	return r < 0 ? explain_seize(stopper, pid, tid, r) : 0;
+	if (r < 0)
+		return r;
+	r = ptrace_do(PTRACE_SEIZE, tid, 0, stopper->ptrace_options);
+	if (r < 0)
+		r = explain_seize(stopper, process->pid, tid, r);
+	if (r != 0)
+		process_remove_thread(process, thread);
+	return r;
 }
 
 /* An event of a clone: the new task is noted, it stops by itself. */
@@ -125,17 +134,13 @@ static int seize_new(struct stopper *stopper, struct tracee_process *process)
 
 	r = procfs_read_threads(process->pid, &tids, stopper->error);
 	for (size_t i = 0; r >= 0 && i < tids.count; i++) {
-		struct tracee_thread *thread;
-
 		if (is_known(process, i - (process->leader_dead ? 1 : 0), tids.items[i]))
 			continue;
-		r = seize(stopper, process->pid, tids.items[i]);
+		r = seize(stopper, process, tids.items[i]);
 		if (r == SKIPPED) {
 			process->leader_dead |= tids.items[i] == process->pid;
 			continue;
 		}
-		if (r == 0)
-			r = thread_new(process, tids.items[i], &thread, stopper->error);
 		if (r == 0)
 			found++;
 	}
@@ -323,19 +328,16 @@ static int stop_alone(pid_t pid, const struct tracee_options *options, int64_t d
 static int stop_one(struct stopper *stopper, struct tracee_process *process)
 {
 	struct procfs_pids tids = { 0 };
-	struct tracee_thread *thread;
 	int r;
 
 	r = procfs_read_threads(process->pid, &tids, stopper->error);
 	for (size_t i = 0; r == 0 && i < tids.count && process->threads.count == 0; i++) {
-		r = seize(stopper, process->pid, tids.items[i]);
+		r = seize(stopper, process, tids.items[i]);
 		if (r == SKIPPED) {
 			process->leader_dead |= tids.items[i] == process->pid;
 			r = 0;
 			continue;
 		}
-		if (r == 0)
-			r = thread_new(process, tids.items[i], &thread, stopper->error);
 		if (r == 0)
 			r = stop_seized(stopper, process);
 	}
