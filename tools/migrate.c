@@ -175,6 +175,24 @@ static bool is_terminal(int fd)
 	return isatty(fd) && term && strcmp(term, "dumb") != 0;
 }
 
+/*
+ * Readable when the user gives up. What is ignored from the start stays so (nohup, a shell's background job): blocked and
+ * read from a descriptor it would not.
+ */
+static int open_signals(void)
+{
+	static const int numbers[] = { SIGINT, SIGTERM, SIGHUP };
+	struct sigaction action;
+	sigset_t stop;
+
+	sigemptyset(&stop);
+	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
+		if (sigaction(numbers[i], NULL, &action) < 0 || action.sa_handler != SIG_IGN)
+			sigaddset(&stop, numbers[i]);
+	sigprocmask(SIG_BLOCK, &stop, NULL);
+	return signalfd(-1, &stop, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
 static int run_send(int argc, char **argv, struct log *log)
 {
 	struct migrate_options options = {
@@ -187,22 +205,16 @@ static int run_send(int argc, char **argv, struct log *log)
 	struct log_status status = LOG_STATUS_INIT;
 	struct migrate_summary summary;
 	struct error error = ERROR_INIT;
-	sigset_t stop;
 	int outcome;
 
 	if (parse_send(argc, argv, &options, log, &error) < 0)
 		return fail_usage(log, &error);
-	sigemptyset(&stop);
-	sigaddset(&stop, SIGINT);
-	sigaddset(&stop, SIGTERM);
-	sigaddset(&stop, SIGHUP);
-	sigprocmask(SIG_BLOCK, &stop, NULL);
 	/* Suspended, it would hold a process that it has stopped. */
 	signal(SIGTSTP, SIG_IGN);
 	signal(SIGTTOU, SIG_IGN);
 	if (!options.json && is_terminal(STDERR_FILENO))
 		log->status = &status;
-	options.cancel_fd = signalfd(-1, &stop, SFD_CLOEXEC | SFD_NONBLOCK);
+	options.cancel_fd = open_signals();
 	outcome = migrate_send(&options, log, &summary, &error);
 	close(options.cancel_fd);
 	if (outcome != MIGRATE_MOVED)

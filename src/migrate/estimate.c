@@ -14,24 +14,23 @@
 
 #define SPEED_PAGES_MIN 256 /* smaller rounds measure latency, not speed */
 
-void estimate_round(struct estimate *estimate, uint64_t pages, int64_t layout_ns, int64_t ns, int64_t since_ns)
+void estimate_round(struct estimate *estimate, uint64_t pages, const struct estimate_times *times)
 {
 	/* A slowed tree has to win by more than the noise: each step costs a round. */
 	uint64_t tenths = estimate->hybrid ? 9 : 7;
 
-	if (ns < 1)
-		ns = 1;
+	estimate->send_ns = times->send > 0 ? times->send : 1;
 	if (pages >= SPEED_PAGES_MIN || estimate->pages_per_ns <= 0)
-		estimate->pages_per_ns = (double)pages / (double)ns;
-	if (since_ns > 0)
-		estimate->dirty_per_ns = (double)pages / (double)since_ns;
+		estimate->pages_per_ns = (double)pages / (double)estimate->send_ns;
+	if (times->since > 0)
+		estimate->dirty_per_ns = (double)pages / (double)times->since;
 	if (!estimate->throttle)
 		estimate->free_per_ns = estimate->dirty_per_ns;
 	estimate->stuck = estimate->rounds > 1 && pages * 10 > estimate->pages * tenths ? estimate->stuck + 1 : 0;
 	estimate->slowest += estimate->throttle == THROTTLE_MAX;
 	estimate->pages = pages;
-	estimate->last_ns = ns;
-	estimate->layout_ns = layout_ns;
+	estimate->last_ns = times->scan + estimate->send_ns;
+	estimate->overhead_ns = times->layout + times->scan;
 	estimate->rounds++;
 }
 
@@ -44,7 +43,7 @@ static double left_ns(const struct estimate *estimate)
 
 double estimate_downtime_ns(const struct estimate *estimate)
 {
-	return estimate->rounds < 2 ? 0 : (double)estimate->layout_ns + left_ns(estimate);
+	return estimate->rounds < 2 ? 0 : (double)estimate->overhead_ns + left_ns(estimate);
 }
 
 enum estimate_next estimate_next(struct estimate *estimate)

@@ -16,8 +16,9 @@ struct estimate {
 	unsigned slowest;    /* rounds at the most of it */
 	unsigned rounds;     /* so far */
 	uint64_t pages;      /* sent in the last round */
-	int64_t last_ns;     /* how long that took: what was written meanwhile is the next round */
-	int64_t layout_ns;   /* how long the last round took besides: a freeze has that to do, too */
+	int64_t last_ns;     /* from its scan to its end: what was written meanwhile is the next round */
+	int64_t send_ns;     /* how long the sending took of that */
+	int64_t overhead_ns; /* how long the last round took besides: a freeze has that to do, too */
 	double pages_per_ns; /* speed of sending, of rounds large enough to tell */
 	double dirty_per_ns; /* pages written per nanosecond between the last two scans */
 	double free_per_ns;  /* the same, when the tree was last not slowed down */
@@ -31,11 +32,15 @@ enum estimate_next {
 	ESTIMATE_NEVER,  /* it would stand still for longer than it may, and nothing makes it shorter */
 };
 
-/*
- * Takes note of a round: `layout_ns` to describe the tree and lay it out, then `pages` sent in `ns`; `since_ns` lies
- * between the scan before and this one's (the first round has none: 0).
- */
-void estimate_round(struct estimate *estimate, uint64_t pages, int64_t layout_ns, int64_t ns, int64_t since_ns);
+/* A round that was measured, in nanoseconds. */
+struct estimate_times {
+	int64_t layout; /* to describe the tree and to lay it out */
+	int64_t scan;   /* to find what was written */
+	int64_t send;   /* until the target had it */
+	int64_t since;  /* between the begin of the scan before and of this one; 0: there was none before */
+};
+
+void estimate_round(struct estimate *estimate, uint64_t pages, const struct estimate_times *times);
 /* What to do now. ESTIMATE_SLOWER has raised `throttle`. */
 enum estimate_next estimate_next(struct estimate *estimate);
 /* How long a freeze right now would take; 0 while nothing is known. */

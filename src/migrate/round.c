@@ -105,7 +105,7 @@ static void report_round(const struct source *source, const struct estimate *est
 	if (estimate->throttle)
 		snprintf(slowed, sizeof(slowed), "; slowed by %u%%", estimate->throttle);
 	log_info(source->log, "round %u: %llu pages in %.1f ms, %.0f MiB/s; written meanwhile %.1f MiB/s%s", source->round,
-		 (unsigned long long)estimate->pages, (double)estimate->last_ns / 1e6, estimate->pages_per_ns * NS_TO_MIB,
+		 (unsigned long long)estimate->pages, (double)estimate->send_ns / 1e6, estimate->pages_per_ns * NS_TO_MIB,
 		 estimate->dirty_per_ns * NS_TO_MIB, slowed);
 }
 
@@ -117,7 +117,8 @@ static int one_round(struct source *source, unsigned depth, struct estimate *est
 		     struct error *error)
 {
 	struct source_jobs jobs = { 0 };
-	int64_t began, laid_out, since = 0;
+	struct estimate_times times = { 0 };
+	int64_t began, laid_out, scanned;
 	int r;
 
 	source->round++;
@@ -130,19 +131,22 @@ static int one_round(struct source *source, unsigned depth, struct estimate *est
 	if (r == 0 && source->throttle)
 		r = source_fill_freezer(source, error);
 	laid_out = clock_now_ns();
-	if (source->scanned_at)
-		since = laid_out - source->scanned_at;
+	times.layout = laid_out - began;
+	times.since = source->scanned_at ? laid_out - source->scanned_at : 0;
 	source->scanned_at = laid_out;
 	if (r == 0)
 		r = scan(source, depth, &jobs, error);
 	if (r == 0)
 		r = objects_scan(source, false, &jobs, error);
+	scanned = clock_now_ns();
 	if (r == 0)
 		watch_round(source, jobs.pages);
 	if (r == 0)
 		r = send_round(source, &jobs, error);
 	if (r == 0 && estimate) {
-		estimate_round(estimate, jobs.pages, laid_out - began, clock_now_ns() - laid_out, since);
+		times.scan = scanned - laid_out;
+		times.send = clock_now_ns() - scanned;
+		estimate_round(estimate, jobs.pages, &times);
 		report_round(source, estimate);
 		watch_estimate(source, estimate);
 	}

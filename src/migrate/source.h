@@ -88,6 +88,7 @@ struct source_watch {
 	uint64_t seen;   /* pages sent when it last looked */
 	int64_t seen_at; /* and when that was */
 	double rate;     /* bytes a second, smoothed */
+	unsigned rested; /* intervals since the freeze */
 };
 struct objects;
 

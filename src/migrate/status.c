@@ -127,7 +127,7 @@ static int cancel(int dir_fd, const JournalEntry *entry, const char *text, struc
 	if (entry->phase != JOURNAL_STARTED && entry->phase != JOURNAL_PREPARED)
 		return error_set(error, -EBUSY, "session %s is %s: it cannot be taken back any more", text,
 				 journal_phase_name(entry->phase));
-	if (syscall(SYS_pidfd_send_signal, pidfd, SIGINT, NULL, 0) < 0)
+	if (syscall(SYS_pidfd_send_signal, pidfd, SIGTERM, NULL, 0) < 0)
 		return error_set_errno(error, -errno, "cannot signal PID %d", entry->agent->pid);
 	return wait_cancelled(dir_fd, entry, pidfd, text, error);
 }

@@ -6,7 +6,7 @@
  * It also hears the user who wants to give up when that is not possible any more, and says so. Before the commit that is
  * the business of whoever waits for something (stream_set_cancel(), source_check_cancel()).
  *
- * From the freeze to the answer to COMMIT it keeps still: the processors are needed for something else.
+ * From the freeze to the answer to COMMIT it keeps still for a moment: the processors are needed for something else.
  */
 #include <errno.h>
 #include <poll.h>
@@ -20,6 +20,7 @@
 
 #define INTERVAL_MS 200
 #define PAGE UINT64_C(4096)
+#define REST 2 /* intervals: a freeze that takes longer than this is one that the user wants to know of */
 #define SMOOTH 0.3 /* weight of the last interval in the rate */
 
 /* Under the lock. */
@@ -66,7 +67,9 @@ static void show(struct source *source, enum phase phase)
 	struct progress_facts facts = { 0 };
 	char text[PROGRESS_TEXT_MAX];
 
-	if (phase >= PHASE_FREEZE && phase <= PHASE_COMMIT)
+	if (phase < PHASE_FREEZE || phase > PHASE_COMMIT)
+		source->watch.rested = 0;
+	else if (source->watch.rested++ < REST)
 		return;
 	take_facts(source, phase, &facts);
 	progress_line(&facts, text);

@@ -45,6 +45,36 @@ def test_signal_before_the_commit(two_hosts, page_server, start_victim, point, n
     rolled_back(a, b, victim, before, job)
 
 
+def test_ignored_from_the_start_stays_so(two_hosts, page_server, start_victim, tmp_path):
+    """nohup, and background jobs of a shell: their terminal's signals are not for them. migrate cancel still is."""
+    a, b, net = two_hosts
+    victim = start_victim(a, "pages", "24", "1", "500")
+    before = snapshot(a, victim.pid)
+    net.limit("80mbit")
+    job = send_start(a, page_server, victim.pid, mode="precopy", json_output=False, state_dir=tmp_path / "state",
+                     prefix=["sh", "-c", 'trap "" HUP INT; exec "$0" "$@"'])
+    wait_until(lambda: list((tmp_path / "state").glob("sessions/*.progress")), 20, "pre-copy has begun")
+    for number in (signal.SIGHUP, signal.SIGINT):
+        job.kill(number)
+    wait_until(lambda: "round 1" in job.stderr, 30, "it goes on to the second round")
+    assert job.status is None, job.text()
+    done = migrate(a, "cancel", session_of(job), state_dir=job.state_dir)
+    assert done.returncode == 0, done.stdout + done.stderr
+    job.wait(30)
+    rolled_back(a, b, victim, before, job)
+
+
+def test_cannot_be_suspended_from_the_terminal(two_hosts, page_server, start_victim):
+    """It would hold what it has stopped: Ctrl-Z does nothing."""
+    a, b, net = two_hosts
+    victim = start_victim(a, "pages", "24", "1", "1400")
+    net.limit("80mbit")
+    job = send_start(a, page_server, victim.pid, mode="precopy", json_output=False)
+    wait_until(lambda: "round 1" in job.stderr, 30, "the first round is over")
+    a.kill(job.pid(), signal.SIGTSTP)
+    finished(a, b, victim, job)
+
+
 def pending(host, pid):
     """Whether a signal waits for the process."""
     try:

@@ -16,7 +16,14 @@
 /* A round whose scan follows the one before at once. */
 static void add_round(struct estimate *estimate, uint64_t pages, int64_t ns)
 {
-	estimate_round(estimate, pages, MS, ns, estimate->rounds ? estimate->last_ns + MS : 0);
+	const struct estimate_times times = {
+		.layout = MS,
+		.scan = MS / 100,
+		.send = ns,
+		.since = estimate->rounds ? estimate->last_ns + MS : 0,
+	};
+
+	estimate_round(estimate, pages, &times);
 }
 
 static void test_idle_ends_after_two(void **state)
