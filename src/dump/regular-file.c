@@ -489,7 +489,9 @@ int dump_file_link(struct dump_context *ctx, struct dump_process *process, const
 int dump_deleted_ahead(struct dump_context *ctx, struct dump_process *process, int fd, const char *link,
 		       const struct stat *st, struct error *error)
 {
-	struct dump_regular file = { .process = process, .kind = "descriptor", .what = "a file", .fd = fd, .st = st, .link = link };
+	struct dump_regular file = {
+		.process = process, .kind = "descriptor", .what = "a file", .fd = fd, .st = st, .link = link
+	};
 	const struct dump_inode *known;
 	uint32_t id;
 

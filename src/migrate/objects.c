@@ -187,6 +187,17 @@ static int read_object(const struct dump_shared_object *from, uint64_t offset, u
 	return 0;
 }
 
+/* The first data at or behind `at`; -ENXIO: there is none. A file system that cannot tell has data everywhere. */
+static int seek_data(int fd, uint64_t at, uint64_t *ret)
+{
+	off_t found = lseek(fd, (off_t)at, SEEK_DATA);
+
+	if (found < 0 && errno != EINVAL && errno != EOPNOTSUPP)
+		return -errno;
+	*ret = found < 0 ? at : (uint64_t)found;
+	return 0;
+}
+
 /* Which pages of a chunk have data: sets them to true. */
 static int find_data(const struct task *task, bool data[CHUNK_PAGES])
 {
@@ -196,15 +207,15 @@ static int find_data(const struct task *task, bool data[CHUNK_PAGES])
 	if (end > task->object->size)
 		end = task->object->size;
 	for (uint64_t at = start; at < end;) {
-		off_t first = lseek(fd, (off_t)at, SEEK_DATA), hole;
+		uint64_t first = at;
+		off_t hole;
+		int r = seek_data(fd, at, &first);
 
-		if (first < 0 && errno == ENXIO)
-			return 0;
-		if (first < 0)
-			return -errno;
-		hole = lseek(fd, first, SEEK_HOLE);
-		at = hole > first && (uint64_t)hole < end ? (uint64_t)hole : end;
-		for (uint64_t page = (uint64_t)first / PAGE; page * PAGE < at; page++)
+		if (r < 0)
+			return r == -ENXIO ? 0 : r;
+		hole = lseek(fd, (off_t)first, SEEK_HOLE);
+		at = hole > (off_t)first && (uint64_t)hole < end ? (uint64_t)hole : end;
+		for (uint64_t page = first / PAGE; page * PAGE < at; page++)
 			data[page % CHUNK_PAGES] = true;
 	}
 	return 0;
@@ -282,14 +293,16 @@ static void scan_all(struct scan *scan, bool frozen)
 /* Chunks with data, and those that had some. */
 static int list_tasks(struct scan *scan, struct object *object, const struct dump_shared_object *from)
 {
-	uint64_t at = 0;
-	off_t data;
+	uint64_t at = 0, data = 0;
+	int r = 0;
 
-	while (at < from->size && (data = lseek(from->fd, (off_t)at, SEEK_DATA)) >= 0 && (uint64_t)data < from->size) {
-		if (chunk_make(object, (uint64_t)data / CHUNK) < 0)
+	while (at < from->size && (r = seek_data(from->fd, at, &data)) == 0 && data < from->size) {
+		if (chunk_make(object, data / CHUNK) < 0)
 			return -ENOMEM;
-		at = ((uint64_t)data / CHUNK + 1) * CHUNK;
+		at = (data / CHUNK + 1) * CHUNK;
 	}
+	if (r < 0 && r != -ENXIO)
+		return r;
 	array_for_each(chunk, &object->chunks) {
 		struct task task = { .object = from, .chunk = *chunk };
 

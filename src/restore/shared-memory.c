@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Shared memory objects, made here and held open until the tree is let go; and deleted files (ghost.c), which differ in that
- * they are held for reading and opened for each write, as a program that is open for writing cannot be run. An anonymous object is made by a mapping of
- * our own and then opened through /proc/self/map_files, so that it is the same kind of object as on the source; a memfd by
- * memfd_create(2). Content comes by offset through the descriptor, from the first round that has the object on; an object
- * that the newest image set does not name any more is given up.
+ * Shared memory objects, made here and held open until the tree is let go; and deleted files (ghost.c), which differ in
+ * that they are held for reading and opened for each write, as a program that is open for writing cannot be run. An
+ * anonymous object is made by a mapping of our own and then opened through /proc/self/map_files, so that it is the same kind
+ * of object as on the source; a memfd by memfd_create(2). Content comes by offset through the descriptor, from the first
+ * round that has the object on; an object that the newest image set does not name any more is given up.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -77,7 +77,9 @@ static void put_page(struct fixture *f, const struct source_job *one, uint64_t s
 	zero = zero || (page[0] == 0 && memcmp(page, page + 1, PAGE - 1) == 0);
 	held = objects_note(&f->source, one->shared, one->address, one->zero ? NULL : page, zero);
 	if (zero && held)
-		assert_int_equal(fallocate(f->target, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)one->address, PAGE), 0);
+		assert_int_equal(fallocate(f->target, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)one->address,
+					   PAGE),
+				 0);
 	if (!zero) {
 		size_t length = size - one->address < PAGE ? (size_t)(size - one->address) : PAGE;
 
