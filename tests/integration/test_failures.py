@@ -124,8 +124,7 @@ def test_in_doubt_and_the_target_never_ran_it(move):
 def test_operator_decides_to_thaw(move):
     """The whole target is lost, and with it its copy, which was never seen to run."""
     with move("pageserver", "committed", "precopy") as m:
-        m.kill("pageserver")
-        m.b.stop()
+        m.lose_target()
         assert m.settled() == 3, m.text()
         result = m.resolve("--thaw")
         assert result.returncode == 0 and "runs on here" in result.stdout, result.stdout + result.stderr

@@ -21,6 +21,7 @@ def _cgroup_mounts():
 
 def freezers(sessions):
     """The cgroups of these sessions: hosts share the hierarchy, with one another and with whatever else runs."""
+    sessions = list(sessions)
     return [path for mount in _cgroup_mounts() for path in mount.rglob("pagestream-*")
             if any(path.name.startswith(f"pagestream-{session[:16]}") for session in sessions)]
 
@@ -119,6 +120,15 @@ class Move:
             for who in how.split(", "):
                 self.kill(who)
         self.held.go_on()
+
+    def lose_target(self):
+        """Ends the whole host. What it leaves in the cgroup hierarchy, which a real one would not share, is removed."""
+        target = set(freezers(path.stem for path in self.server.state_dir.glob("sessions/*.journal")))
+        self.kill("pageserver")
+        self.b.stop()
+        for path in target:
+            if "populated 0" in (path / "cgroup.events").read_text():
+                path.rmdir()
 
     def cut_is_felt(self):
         """Waits until migrate has noticed that the link is cut, or has ended without having needed it any more."""
