@@ -140,8 +140,8 @@ int source_init(struct source *source, const struct migrate_options *options,
 {
 	int r;
 
-	*source = (struct source){ .options = options, .destination = destination, .log = log, .summary = summary, .state_fd = -1,
-				   .guardian_fd = -1, .watch.stop_fd = -1, .started = clock_now_ns() };
+	*source = (struct source){ .options = options, .destination = destination, .log = log, .summary = summary,
+				   .state_fd = -1, .guardian_fd = -1, .watch.stop_fd = -1, .started = clock_now_ns() };
 	pthread_mutex_init(&source->lock, NULL);
 	source->dump_options.tcp_close = options->tcp_close;
 	name_own_programs(source);

@@ -41,7 +41,8 @@ static void test_line(void **state)
 	char text[PROGRESS_TEXT_MAX];
 
 	progress_line(&facts, text);
-	assert_string_equal(text, "round 12: 123456/2097152 pages, 500.0 MiB/s (written 100.0), slowed by 95%, downtime ~20 ms");
+	assert_string_equal(text, "round 12: 123456/2097152 pages, 500.0 MiB/s (written 100.0), slowed by 95%, "
+				  "downtime ~20 ms");
 	some.dirty_bytes_per_s = some.downtime_ms = some.throttle_percent = 0;
 	progress_line(&some, text);
 	assert_string_equal(text, "round 12: 123456/2097152 pages, 500.0 MiB/s");
