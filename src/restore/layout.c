@@ -39,10 +39,12 @@ static int wanted_read(const struct image_set *images, struct wanted_tree *wante
 
 		if (r < 0)
 			return r;
-		if (message->n_threads == 0 || message->threads[0] != message->pid ||
-		    array_append(&wanted->processes, message) < 0) {
+		r = message->n_threads == 0 || message->threads[0] != message->pid ? -EPROTO :
+			array_append(&wanted->processes, message);
+		if (r < 0) {
 			protobuf_c_message_free_unpacked(&message->base, NULL);
-			return error_set(error, -EPROTO, "the list of processes is wrong or too long");
+			return r == -ENOMEM ? error_set_errno(error, r, "cannot list the processes") :
+					      error_set(error, r, "the list of processes is wrong");
 		}
 	}
 	if (wanted->processes.count == 0 || wanted->processes.items[0]->ppid != 0)

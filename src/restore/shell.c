@@ -229,6 +229,17 @@ static int shell_seize(pid_t pid, int go_write_fd, int64_t deadline, struct erro
 	}
 }
 
+/* One that is no tracee_process yet: what is traced is a zombie until its tracer has seen its end. */
+static void shell_kill(pid_t pid)
+{
+	int status;
+
+	kill(pid, SIGKILL);
+	while (waitpid(pid, &status, __WALL) == pid || errno == EINTR)
+		if (WIFSIGNALED(status) || WIFEXITED(status))
+			return;
+}
+
 int restore_shell_create(struct restore_tree *tree, pid_t pid, struct tracee_process **ret, struct error *error)
 {
 	_cleanup_fd_ int program_fd = -1, go_read = -1, go_write = -1;
@@ -251,7 +262,7 @@ int restore_shell_create(struct restore_tree *tree, pid_t pid, struct tracee_pro
 	if (r == 0)
 		r = tracee_process_adopt(pid, 0, NULL, deadline, ret, error);
 	if (r < 0)
-		kill(pid, SIGKILL);
+		shell_kill(pid);
 	return r;
 }
 

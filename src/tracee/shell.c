@@ -17,6 +17,7 @@
 
 #include <errno.h>
 #include <linux/sched.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -159,6 +160,18 @@ int tracee_thread_clone(struct tracee_thread *by, pid_t tid, int64_t deadline,
 	return add_clone(by->process, by, tid, ret, error);
 }
 
+/* A clone that could not be taken over is nobody's: ended here, as its maker's end would not end it. */
+static void end_clone(pid_t pid)
+{
+	int64_t deadline = clock_deadline(GRACE_NS);
+	int status;
+
+	if (kill(pid, SIGKILL) < 0)
+		return;
+	while (wait_stop(pid, deadline, &status) == 0 && clock_now_ns() < deadline)
+		sched_yield();
+}
+
 int tracee_process_clone(struct tracee_thread *by, pid_t pid, uint64_t flags, int exit_signal,
 			 int64_t deadline, struct tracee_process **ret, struct error *error)
 {
@@ -179,6 +192,7 @@ int tracee_process_clone(struct tracee_thread *by, pid_t pid, uint64_t flags, in
 	if (r == 0)
 		r = process_open(process, error);
 	if (r < 0) {
+		end_clone(pid);
 		process_free(process);
 		return r;
 	}

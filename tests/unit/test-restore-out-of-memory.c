@@ -173,6 +173,58 @@ static void test_child(void **state)
 	child_end(&child);
 }
 
+/* ---- a tree of shells */
+
+struct past {
+	pid_t pid;                /* of a process that has ended */
+	struct image_set *images; /* what it was */
+};
+
+/* The second layout is of the same tree: what is there stays. */
+static int lay_out(void *data, struct error *error)
+{
+	const struct past *past = data;
+	struct restore_tree *tree = NULL;
+	struct procfs_stat stat;
+	int r;
+
+	r = restore_tree_new(&restore_options, NULL, &tree, error);
+	if (r == 0) {
+		tree->deadline = SOON;
+		r = restore_tree_layout(tree, past->images, error);
+	}
+	if (r == 0)
+		r = restore_tree_layout(tree, past->images, error);
+	if (r == 0)
+		assert_non_null(restore_tree_find(tree, past->pid));
+	restore_tree_free(tree);
+	oom_left = OOM_NEVER;
+	/* Orphans come to the test, which stands for init here. */
+	for (int64_t deadline = SOON; procfs_read_stat(past->pid, &stat, NULL) == 0 && clock_now_ns() < deadline;)
+		if (waitpid(past->pid, NULL, __WALL | WNOHANG) == 0)
+			usleep(200);
+	assert_int_equal(procfs_read_stat(past->pid, &stat, NULL), -ESRCH);
+	return r;
+}
+
+static void test_layout(void **state)
+{
+	struct dump_context *dump;
+	struct child child;
+	struct past past;
+
+	assert_int_equal(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
+	child_start(&child);
+	past.pid = child.pid;
+	assert_int_equal(image_set_new(&past.images), 0);
+	assert_int_equal(dump_context_new(child.pid, &dump_options, NULL, &dump, NULL), 0);
+	assert_int_equal(dump_layout(dump, past.images, NULL), 0);
+	dump_context_free(dump);
+	child_end(&child);
+	oom_walk("layout", lay_out, &past);
+	image_set_free(past.images);
+}
+
 /* ---- plans */
 
 static int plan(void *data, struct error *error)
@@ -216,6 +268,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_plan),
 		cmocka_unit_test(test_child),
+		cmocka_unit_test(test_layout),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
