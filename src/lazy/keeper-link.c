@@ -7,7 +7,7 @@
  * The bits of what is missing are in memory that both map, so they need no message. Areas are sent after each change.
  *
  * Failure modes: a keeper that is gone (or takes nothing for some seconds): the link is closed, the work goes on
- * without it. The window that is left: a pageserver killed between the reading of an event and the message about it.
+ * without it. A pageserver that is killed between the reading of an event and the message about it: events.c.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -28,7 +28,7 @@
 #include "util/cleanup.h"
 
 #define LINK_AREAS 256
-#define LINK_FDS 2
+#define LINK_FDS LAZY_LOG_MESSAGES
 #define LINK_TIMEOUT_S 3
 
 struct message {
@@ -36,7 +36,11 @@ struct message {
 	uint32_t space; /* id */
 	int32_t source_pid;
 	int32_t pid;    /* LAZY_LINK_PID, and LAZY_LINK_SPACE: 0 if not known */
-	uint32_t fresh; /* LAZY_LINK_AREAS: those sent before are void */
+	int32_t slot;   /* LAZY_LINK_FORK and _SPACE: of the fork in the parent's log, else -1; _EVENTS: how many, or an error */
+	uint32_t parent; /* LAZY_LINK_SPACE of a fork: id */
+	uint64_t batch; /* LAZY_LINK_SPACE of a fork, _AREAS: of the log */
+	uint32_t fresh; /* LAZY_LINK_AREAS: the first */
+	uint32_t last;  /* LAZY_LINK_AREAS: all have come */
 	uint32_t count; /* areas that follow */
 	struct lazy_area areas[LINK_AREAS];
 };
@@ -87,7 +91,12 @@ static void tell(struct lazy *lazy, const struct message *message, const int *fd
 
 void lazy_link_areas(struct lazy *lazy, const struct lazy_space *space)
 {
-	struct message message = { .kind = LAZY_LINK_AREAS, .space = space->id, .fresh = 1 };
+	struct message message = {
+		.kind = LAZY_LINK_AREAS,
+		.space = space->id,
+		.fresh = 1,
+		.batch = space->log->batch,
+	};
 	size_t sent = 0;
 
 	do {
@@ -96,24 +105,45 @@ void lazy_link_areas(struct lazy *lazy, const struct lazy_space *space)
 		message.count = (uint32_t)(left < LINK_AREAS ? left : LINK_AREAS);
 		if (message.count > 0)
 			memcpy(message.areas, space->areas.items + sent, message.count * sizeof(message.areas[0]));
-		tell(lazy, &message, NULL, 0);
 		sent += message.count;
+		message.last = sent == space->areas.count;
+		tell(lazy, &message, NULL, 0);
 		message.fresh = 0;
 	} while (sent < space->areas.count);
 }
 
-void lazy_link_space(struct lazy *lazy, const struct lazy_space *space)
+static void tell_space(struct lazy *lazy, const struct lazy_space *space, const struct lazy_space *parent, int slot)
 {
 	struct message message = {
 		.kind = LAZY_LINK_SPACE,
 		.space = space->id,
 		.source_pid = space->source_pid,
 		.pid = space->pid,
+		.slot = slot,
+		.parent = parent ? parent->id : 0,
+		.batch = parent ? parent->log->batch : 0,
 	};
-	int fds[LINK_FDS] = { space->uffd, space->map_fd };
+	int fds[] = { space->uffd, space->map_fd };
 
-	tell(lazy, &message, fds, LINK_FDS);
+	tell(lazy, &message, fds, 2);
 	lazy_link_areas(lazy, space);
+}
+
+void lazy_link_space(struct lazy *lazy, const struct lazy_space *space)
+{
+	tell_space(lazy, space, NULL, -1);
+}
+
+void lazy_link_child(struct lazy *lazy, const struct lazy_space *child, const struct lazy_space *parent, unsigned slot)
+{
+	tell_space(lazy, child, parent, (int)slot);
+}
+
+void lazy_link_fork(struct lazy *lazy, const struct lazy_space *parent, unsigned slot, int uffd)
+{
+	struct message message = { .kind = LAZY_LINK_FORK, .space = parent->id, .slot = (int)slot };
+
+	tell(lazy, &message, &uffd, 1);
 }
 
 void lazy_link_gone(struct lazy *lazy, const struct lazy_space *space)
@@ -150,8 +180,11 @@ void lazy_link_everything(struct lazy *lazy)
 
 	array_for_each(victim, &lazy->victims)
 		lazy_link_pid(lazy, victim);
-	array_for_each(space, &lazy->spaces)
+	array_for_each(space, &lazy->spaces) {
 		lazy_link_space(lazy, *space);
+		array_for_each(orphan, &(*space)->orphans)
+			lazy_link_fork(lazy, *space, orphan->slot, orphan->uffd);
+	}
 	tell(lazy, &message, NULL, 0);
 }
 
@@ -187,6 +220,45 @@ static ssize_t receive_message(int fd, struct message *message, int fds[LINK_FDS
 	return n;
 }
 
+static void drop_orphan(struct lazy_space *space, int slot)
+{
+	for (size_t i = 0; i < space->orphans.count; i++) {
+		if ((int)space->orphans.items[i].slot != slot)
+			continue;
+		close(space->orphans.items[i].uffd);
+		space->orphans.items[i] = space->orphans.items[--space->orphans.count];
+		return;
+	}
+}
+
+static int take_orphan(struct lazy *lazy, const struct message *message, int fds[LINK_FDS])
+{
+	struct lazy_space *space = lazy_find_space(lazy, message->space);
+	struct lazy_orphan orphan = { .slot = (unsigned)message->slot, .uffd = fds[0] };
+
+	if (!space || fds[0] < 0 || orphan.slot >= LAZY_LOG_MESSAGES)
+		return -EBADMSG;
+	drop_orphan(space, message->slot);
+	if (array_append(&space->orphans, orphan) < 0)
+		return -ENOMEM;
+	fds[0] = -1;
+	return 0;
+}
+
+/* A fork's child is in the tables: its event is done, which the server may not have come to write down. */
+static void note_child(struct lazy *lazy, const struct message *message)
+{
+	struct lazy_space *parent = lazy_find_space(lazy, message->parent);
+
+	if (!parent || message->slot < 0 || message->slot >= LAZY_LOG_MESSAGES)
+		return;
+	drop_orphan(parent, message->slot);
+	if (parent->fork_batch != message->batch)
+		parent->fork_slots = 0;
+	parent->fork_batch = message->batch;
+	parent->fork_slots |= UINT32_C(1) << message->slot;
+}
+
 static int take_space(struct lazy *lazy, const struct message *message, int fds[LINK_FDS])
 {
 	struct lazy_space *space;
@@ -202,9 +274,12 @@ static int take_space(struct lazy *lazy, const struct message *message, int fds[
 	r = lazy_insert_space(lazy, space);
 	if (r < 0)
 		lazy_space_free(space);
+	else
+		note_child(lazy, message);
 	return r;
 }
 
+/* Half a list is worth nothing: what was there before stays until the last of it has come. */
 static int take_areas(struct lazy *lazy, const struct message *message)
 {
 	struct lazy_space *space = lazy_find_space(lazy, message->space);
@@ -212,14 +287,101 @@ static int take_areas(struct lazy *lazy, const struct message *message)
 	if (!space)
 		return 0;
 	if (message->fresh)
-		array_clear(&space->areas);
+		array_clear(&space->staged);
 	for (uint32_t i = 0; i < message->count; i++)
-		if (array_append(&space->areas, message->areas[i]) < 0)
+		if (array_append(&space->staged, message->areas[i]) < 0)
 			return -ENOMEM;
+	if (!message->last)
+		return 0;
+	array_clear(&space->areas);
+	array_for_each(area, &space->staged)
+		if (array_append(&space->areas, *area) < 0)
+			return -ENOMEM;
+	space->areas_batch = message->batch;
 	return 0;
 }
 
-static int apply(struct lazy *lazy, const struct message *message, int fds[LINK_FDS])
+bool lazy_link_settle(struct lazy *lazy)
+{
+	bool whole = true;
+
+	array_for_each(place, &lazy->spaces) {
+		struct lazy_space *space = *place;
+		struct lazy_log *log = space->log;
+
+		for (unsigned slot = 0; slot < LAZY_LOG_MESSAGES; slot++) {
+			bool kept = false;
+
+			if (log->batch == space->areas_batch ||
+			    (log->batch == space->fork_batch && space->fork_slots >> slot & 1))
+				log->messages[slot].event = 0;
+			array_for_each(orphan, &space->orphans)
+				kept |= orphan->slot == slot;
+			if (log->messages[slot].event == UFFD_EVENT_FORK)
+				whole &= kept;
+			else if (kept)
+				drop_orphan(space, (int)slot);
+		}
+	}
+	return whole;
+}
+
+/* Reads a userfaultfd for the server. Forks become orphans, which are held until their spaces come. */
+static int answer_read(struct lazy *lazy, const struct message *message, int link_fd)
+{
+	struct message answer = { .kind = LAZY_LINK_EVENTS, .space = message->space, .slot = -EAGAIN };
+	struct lazy_space *space = lazy_find_space(lazy, message->space);
+	int fds[LINK_FDS];
+	size_t forks = 0;
+	ssize_t n;
+
+	if (!space)
+		return -EBADMSG;
+	do {
+		n = read(space->uffd, space->log->messages, sizeof(space->log->messages));
+	} while (n < 0 && errno == EINTR);
+	answer.slot = n < 0 ? -errno : (int)((size_t)n / sizeof(struct uffd_msg));
+	for (int slot = 0; slot < answer.slot; slot++) {
+		const struct uffd_msg *msg = &space->log->messages[slot];
+		struct lazy_orphan orphan = { .slot = (unsigned)slot, .uffd = (int)msg->arg.fork.ufd };
+
+		if (msg->event != UFFD_EVENT_FORK)
+			continue;
+		if (array_append(&space->orphans, orphan) < 0)
+			return -ENOMEM;
+		fds[forks++] = orphan.uffd;
+	}
+	/* A server that is gone meanwhile shows at the next read of the link. */
+	send_message(link_fd, &answer, fds, forks);
+	return 0;
+}
+
+int lazy_link_read(struct lazy *lazy, struct lazy_space *space)
+{
+	struct message message = { .kind = LAZY_LINK_READ, .space = space->id };
+	int fds[LINK_FDS];
+	size_t next = 0;
+	ssize_t n = -1;
+
+	tell(lazy, &message, NULL, 0);
+	if (lazy->keeper_fd < 0)
+		return -ENOTCONN;
+	for (size_t i = 0; i < LINK_FDS; i++)
+		fds[i] = -1;
+	n = receive_message(lazy->keeper_fd, &message, fds);
+	if (n <= 0 || message.kind != LAZY_LINK_EVENTS) {
+		/* Nobody knows what it has read. */
+		close(lazy->keeper_fd);
+		lazy->keeper_fd = -1;
+		return space->log->messages[0].event ? -ENOTRECOVERABLE : -ENOTCONN;
+	}
+	for (int slot = 0; slot < message.slot && slot < LAZY_LOG_MESSAGES; slot++)
+		if (space->log->messages[slot].event == UFFD_EVENT_FORK && next < LINK_FDS)
+			space->log->messages[slot].arg.fork.ufd = (uint32_t)fds[next++];
+	return message.slot;
+}
+
+static int apply(struct lazy *lazy, const struct message *message, int fds[LINK_FDS], int link_fd)
 {
 	struct lazy_space *space;
 	int r = 0;
@@ -246,6 +408,10 @@ static int apply(struct lazy *lazy, const struct message *message, int fds[LINK_
 		if (r == 0)
 			fds[0] = -1;
 		return r;
+	case LAZY_LINK_FORK:
+		return take_orphan(lazy, message, fds);
+	case LAZY_LINK_READ:
+		return answer_read(lazy, message, link_fd);
 	case LAZY_LINK_DONE:
 	case LAZY_LINK_FETCH:
 	case LAZY_LINK_END:
@@ -258,12 +424,15 @@ static int apply(struct lazy *lazy, const struct message *message, int fds[LINK_
 int lazy_link_receive(struct lazy *lazy, int fd)
 {
 	struct message message;
-	int fds[LINK_FDS] = { -1, -1 };
-	ssize_t n = receive_message(fd, &message, fds);
-	int r = (int)n;
+	int fds[LINK_FDS], r;
+	ssize_t n;
 
+	for (size_t i = 0; i < LINK_FDS; i++)
+		fds[i] = -1;
+	n = receive_message(fd, &message, fds);
+	r = (int)n;
 	if (n > 0) {
-		r = apply(lazy, &message, fds);
+		r = apply(lazy, &message, fds, fd);
 		if (r == 0)
 			r = (int)message.kind;
 	}
@@ -422,8 +591,13 @@ int lazy_keeper_fetch(const struct log *log, const char *socket_path, struct laz
 		lazy_destroy(lazy); /* the keeper still holds everything */
 		return error_set_errno(error, r, "%s: taking over from the keeper", socket_path);
 	}
-	wake_all(lazy);
 	lazy->keeper_fd = steal_fd(&fd);
+	r = lazy_events_replay(lazy, error);
+	if (r < 0) {
+		lazy_free(lazy);
+		return r;
+	}
+	wake_all(lazy);
 	*ret = lazy;
 	return 0;
 }

@@ -2,8 +2,8 @@
 /*
  * The keeper: a process that holds userfaultfds, so that the end of a pageserver is not their last close.
  *
- * It reads no faults and no events while it holds: processes wait, until a new pageserver connects and fetches. It
- * ends when it is told that all is done, when the memory of all processes is gone, and at SIGTERM, before which it ends
+ * It reads a userfaultfd only when the server asks it to (events.c): without one, processes wait until a new pageserver
+ * connects and fetches. It ends when it is told that all is done, when the memory of all processes is gone, and at SIGTERM, before which it ends
  * the processes.
  *
  * It is the page server's own program, executed anew under another name, so nothing of the server's memory is in it: no
@@ -106,7 +106,7 @@ static void read_link(struct keeper *keeper)
 	if (r <= 0) {
 		close(keeper->link_fd);
 		keeper->link_fd = -1;
-		if (!keeper->used)
+		if (!keeper->used || (!lazy_link_settle(keeper->lazy) && lazy_kill(keeper->lazy)))
 			end(keeper);
 	}
 }
@@ -116,7 +116,12 @@ static void told_to_end(struct keeper *keeper)
 {
 	struct signalfd_siginfo info;
 
-	if (read(keeper->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info) && lazy_kill(keeper->lazy))
+	if (read(keeper->signal_fd, &info, sizeof(info)) != (ssize_t)sizeof(info))
+		return;
+	/* Only a server that is gone leaves anything to be applied. */
+	if (keeper->link_fd < 0)
+		lazy_events_replay(keeper->lazy, NULL);
+	if (lazy_kill(keeper->lazy))
 		end(keeper);
 }
 

@@ -15,6 +15,7 @@
  */
 #pragma once
 
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -38,6 +39,23 @@ struct lazy_chunk {
 	struct bitmap asked;   /* requested on this stream already, as a neighbour; owned, fault thread only */
 };
 
+#define LAZY_LOG_MESSAGES 16
+
+/*
+ * What was read from a space's userfaultfd last, in memory that the keeper has as well: an event is gone from the kernel
+ * when it is read, so it is read to here, and crossed out (event 0) when it is in the tables and told to the keeper.
+ */
+struct lazy_log {
+	uint64_t batch;                             /* number of the last read */
+	struct uffd_msg messages[LAZY_LOG_MESSAGES]; /* what it gave */
+};
+
+/* The userfaultfd of a fork's child that is in no tables yet, held by the keeper. */
+struct lazy_orphan {
+	unsigned slot; /* of its event in the log */
+	int uffd;      /* owned */
+};
+
 struct lazy_area {
 	uint64_t target; /* where it is in the process */
 	uint64_t source; /* what was there on the source */
@@ -52,6 +70,12 @@ struct lazy_space {
 	int map_fd;                      /* owned: memfd with the chunks' table and bits */
 	void *map;                       /* the whole of it, owned */
 	size_t map_size;                 /* bytes */
+	struct lazy_log *log;            /* in the map */
+	uint64_t areas_batch;            /* keeper: the log's batch that `areas` include */
+	uint64_t fork_batch;             /* keeper: the batch of which */
+	uint32_t fork_slots;             /* these forks' children have come as spaces of their own */
+	ARRAY(struct lazy_orphan) orphans; /* keeper, and successor: of the log's forks */
+	ARRAY(struct lazy_area) staged;  /* keeper: areas of which not all have come */
 	ARRAY(struct lazy_chunk) chunks; /* by source address, disjoint */
 	ARRAY(struct lazy_area) areas;   /* by target address, disjoint */
 	_Atomic uint64_t missing;        /* bits set */
@@ -143,6 +167,8 @@ void lazy_userfault_wake(int fd, uint64_t start, uint64_t size);
 /* As lazy_userfault_put(); who reads such a page gets SIGBUS. */
 int64_t lazy_userfault_poison(int fd, uint64_t target, uint64_t pages);
 bool lazy_userfault_alive(int fd);
+/* An event other than a fault is on its way, or waits to be read. */
+bool lazy_userfault_changing(int fd);
 
 /* ---- lazy.c */
 
@@ -171,6 +197,11 @@ void lazy_waiting_end(struct lazy *lazy, const struct lazy_space *space, uint64_
 
 /* Reads what a userfaultfd says, under the lock. 0, or an error that is not the process's fault. */
 int lazy_events_read(struct lazy *lazy, struct lazy_space *space, struct error *error);
+/*
+ * Applies what a server that is gone has read and not finished. -ENOTRECOVERABLE: a fork's userfaultfd was lost. Nobody
+ * else uses the object meanwhile.
+ */
+int lazy_events_replay(struct lazy *lazy, struct error *error);
 
 /* ---- kill.c */
 
@@ -192,10 +223,18 @@ enum lazy_link_kind {
 	LAZY_LINK_DONE,      /* the keeper may end */
 	LAZY_LINK_FETCH,     /* asks for all of these */
 	LAZY_LINK_END,       /* that was all */
+	LAZY_LINK_FORK,      /* a fork's userfaultfd, to be held until its space comes */
+	LAZY_LINK_READ,      /* asks the keeper to read a userfaultfd to its log */
+	LAZY_LINK_EVENTS,    /* the answer, with the userfaultfds of forks in the log's order */
 };
 
 /* These keep quiet without a keeper, and go on without it when it is gone. */
 void lazy_link_space(struct lazy *lazy, const struct lazy_space *space);
+/* The space of the child whose birth is in the parent's log. */
+void lazy_link_child(struct lazy *lazy, const struct lazy_space *child, const struct lazy_space *parent, unsigned slot);
+void lazy_link_fork(struct lazy *lazy, const struct lazy_space *parent, unsigned slot, int uffd);
+/* Has the keeper read to the log, and makes the descriptors in it ours: messages, or an error; -ENOTCONN: no keeper. */
+int lazy_link_read(struct lazy *lazy, struct lazy_space *space);
 void lazy_link_areas(struct lazy *lazy, const struct lazy_space *space);
 void lazy_link_gone(struct lazy *lazy, const struct lazy_space *space);
 void lazy_link_pid(struct lazy *lazy, const struct lazy_victim *victim);
@@ -203,7 +242,9 @@ void lazy_link_pid(struct lazy *lazy, const struct lazy_victim *victim);
 void lazy_link_done(struct lazy *lazy);
 /* Sends all of it, and END. */
 void lazy_link_everything(struct lazy *lazy);
-/* Takes one message and applies it; returns its kind, 0 at the end of the link, or a negative errno. */
+/* The server has gone: what of the logs the keeper has been told is crossed out. False: a fork was lost. */
+bool lazy_link_settle(struct lazy *lazy);
+/* Takes one message and applies it, or answers it; returns its kind, 0 at the end of the link, or a negative errno. */
 int lazy_link_receive(struct lazy *lazy, int fd);
 
 /* ---- keeper.c: lazy_keeper_enter(), and how keeper-link.c starts it: under this name, with the socket's path */

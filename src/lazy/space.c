@@ -2,7 +2,7 @@
 /*
  * The tables of one address space: which pages of the source are missing, and where in the process they belong.
  *
- * The map of a space is a memfd: a head, the list of chunks, then their bits. It has its final size from the start. The
+ * The map of a space is a memfd: a head with the log of events, the list of chunks, then their bits. It has its final size from the start. The
  * areas are ordinary memory; few, and changed only by events.
  */
 #include <errno.h>
@@ -21,6 +21,7 @@
 
 struct map_head {
 	uint64_t magic;
+	struct lazy_log log;
 	uint64_t count;               /* chunks */
 	struct lazy_extent extents[]; /* of each chunk; their bits follow, in words of 64 */
 };
@@ -59,12 +60,13 @@ static int make_map(const struct lazy_extent *extents, size_t count, int *ret_fd
 /* Fills in the chunks from the map, which may come from another process: checks it. */
 static int read_map(struct lazy_space *space)
 {
-	const struct map_head *head = space->map;
+	struct map_head *head = space->map;
 	uint64_t offset, missing = 0;
 
 	if (space->map_size < sizeof(*head) || head->magic != MAP_MAGIC || head->count > space->map_size ||
 	    head_size(head->count) > space->map_size)
 		return -EBADMSG;
+	space->log = &head->log;
 	offset = head_size(head->count);
 	if (array_reserve(&space->chunks, head->count) < 0)
 		return -ENOMEM;
@@ -180,6 +182,10 @@ void lazy_space_free(struct lazy_space *space)
 		bitmap_deinit(&chunk->asked);
 	array_deinit(&space->chunks);
 	array_deinit(&space->areas);
+	array_deinit(&space->staged);
+	array_for_each(orphan, &space->orphans)
+		close(orphan->uffd);
+	array_deinit(&space->orphans);
 	if (space->map)
 		munmap(space->map, space->map_size);
 	if (space->map_fd >= 0)

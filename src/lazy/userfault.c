@@ -150,3 +150,9 @@ bool lazy_userfault_alive(int fd)
 
 	return r != -ESRCH;
 }
+
+/* Refused before anything else is looked at. */
+bool lazy_userfault_changing(int fd)
+{
+	return lazy_userfault_put(fd, LAST_PAGE, NULL, 1) == -EAGAIN;
+}

@@ -3,6 +3,7 @@
 /* The keeper, and the end of processes whose missing pages nobody can bring any more. */
 #include "lazy-common.h"
 
+#include <poll.h>
 #include <sys/stat.h>
 
 #include "lazy/private.h"
@@ -144,6 +145,165 @@ static void test_server_killed(void **state)
 		assert_true(waitpid(server.keeper, NULL, 0) == server.keeper);
 		assert_int_equal(stat(socket_path, &st), -1);
 	}
+}
+
+/* ---- a server that is killed right after it has read an event */
+
+enum { DO_FORK, DO_REMAP, DO_REMOVE, DO_UNMAP, DO_COUNT };
+static int action; /* what the victim does, set before it is forked */
+
+#define DONE_PAGES 64u /* to so many pages */
+
+static void check_rest(const uint8_t *place)
+{
+	for (size_t page = DONE_PAGES; page < REGION_PAGES; page++)
+		check_page(place + page * PAGE, page_word(page));
+}
+
+static void check_zeros(void)
+{
+	for (size_t page = 0; page < DONE_PAGES; page++)
+		check_page(region + page * PAGE, 0);
+}
+
+static void work_action(void)
+{
+	const size_t size = DONE_PAGES * PAGE;
+	uint8_t *place;
+	int status = 0;
+	pid_t pid;
+
+	wait_for_go();
+	switch (action) {
+	case DO_FORK:
+		pid = fork();
+		check_all();
+		if (pid == 0)
+			_exit(0);
+		if (waitpid(pid, &status, 0) != pid || status != 0)
+			atomic_store(&shared->wrong, 5);
+		break;
+	case DO_REMAP:
+		place = mmap(NULL, REGION_PAGES * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		place = mremap(region, REGION_PAGES * PAGE, REGION_PAGES * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, place);
+		check_rest(place);
+		break;
+	case DO_REMOVE:
+		madvise(region, size, MADV_DONTNEED);
+		check_zeros();
+		check_rest(region);
+		break;
+	default:
+		munmap(region, size);
+		mmap(region, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+		check_zeros();
+		check_rest(region);
+	}
+	atomic_store(&shared->value, 10);
+	pause();
+}
+
+/* Reads as the fault thread does, and does no more. `alone`: as if no event had been on its way when it looked. */
+static void __attribute__((noreturn)) serve_until_event(int report, bool alone)
+{
+	struct error error = ERROR_INIT;
+	struct server server = { .pid = getpid() };
+	struct lazy_space *space;
+	struct pollfd look;
+	struct lazy *lazy;
+	ssize_t n;
+
+	server.victim = fork();
+	if (server.victim == 0) {
+		work_action();
+		_exit(0);
+	}
+	wait_ready(1);
+	must(lazy_new(NULL, &lazy, &error), &error);
+	must(lazy_keeper_start(lazy, socket_path, &server.keeper, &error), &error);
+	add_victim(lazy, server.victim);
+	space = lazy->spaces.items[0];
+	look = (struct pollfd){ .fd = space->uffd, .events = POLLIN };
+	atomic_store(&shared->stop, 1);
+	if (poll(&look, 1, 10000) != 1 || !lazy_userfault_changing(space->uffd))
+		_exit(1);
+	space->log->batch++;
+	if (alone)
+		n = read(space->uffd, space->log->messages, sizeof(space->log->messages));
+	else
+		n = lazy_link_read(lazy, space);
+	if (n <= 0 || write(report, &server, sizeof(server)) != sizeof(server))
+		_exit(1);
+	kill(getpid(), SIGKILL);
+	_exit(1);
+}
+
+static struct server start_until_event(bool alone)
+{
+	struct server server;
+	int fds[2];
+	pid_t pid;
+
+	memset((void *)shared, 0, sizeof(*shared));
+	assert_int_equal(pipe(fds), 0);
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	pid = fork();
+	if (pid == 0)
+		serve_until_event(fds[1], alone);
+	assert_int_equal(read(fds[0], &server, sizeof(server)), sizeof(server));
+	assert_int_equal(waitpid(server.pid, NULL, 0), server.pid);
+	close(fds[0]);
+	close(fds[1]);
+	return server;
+}
+
+static void go_on_after_event(bool alone)
+{
+	struct server server = start_until_event(alone);
+	struct source source = { .answers = 0 };
+	struct error error = ERROR_INIT;
+	struct runner runner;
+	struct lazy *lazy;
+
+	must(lazy_keeper_fetch(NULL, socket_path, &lazy, &error), &error);
+	source_start(&source, server.victim);
+	runner_start(&runner, lazy, source.other, -1);
+	wait_value(10);
+	/* What nobody reads is missing still: the end of the process ends it. */
+	if (action != DO_FORK)
+		end_victim(server.victim);
+	pthread_join(runner.thread, NULL);
+	must(runner.result, &runner.error);
+	if (action == DO_FORK) {
+		check_no_trace(server.victim);
+		end_victim(server.victim);
+	}
+	lazy_free(lazy);
+	source_end(&source);
+	assert_int_equal(waitpid(server.keeper, NULL, 0), server.keeper);
+}
+
+static void test_killed_with_event(void **state)
+{
+	for (action = 0; action < DO_COUNT; action++) {
+		go_on_after_event(false);
+		if (action != DO_FORK)
+			go_on_after_event(true);
+	}
+}
+
+/* The child's userfaultfd has died with the server: the tree is ended at once, not only when a successor looks. */
+static void test_killed_with_fork(void **state)
+{
+	struct server server;
+	int status;
+
+	action = DO_FORK;
+	server = start_until_event(true);
+	assert_int_equal(waitpid(server.victim, &status, 0), server.victim);
+	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	assert_int_equal(waitpid(server.keeper, &status, 0), server.keeper);
+	assert_int_equal(atomic_load(&shared->value), 0);
 }
 
 /* A server that leaves in an orderly way, twice, then one that does the work. */
@@ -307,6 +467,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(test_free_hidden, lazy_setup, lazy_teardown),
 		cmocka_unit_test_setup_teardown(test_free_poisons, lazy_setup, lazy_teardown),
 		cmocka_unit_test_setup_teardown(test_server_killed, lazy_setup, lazy_teardown),
+		cmocka_unit_test_setup_teardown(test_killed_with_event, lazy_setup, lazy_teardown),
+		cmocka_unit_test_setup_teardown(test_killed_with_fork, lazy_setup, lazy_teardown),
 		cmocka_unit_test_setup_teardown(test_leave, lazy_setup, lazy_teardown),
 		cmocka_unit_test_setup_teardown(test_keeper_told_to_end, lazy_setup, lazy_teardown),
 		cmocka_unit_test_setup_teardown(test_keeper_alone, lazy_setup, lazy_teardown),
