@@ -198,8 +198,17 @@ static int seek_data(int fd, uint64_t at, uint64_t *ret)
 	return 0;
 }
 
-/* Which pages of a chunk have data: sets them to true. */
-static int find_data(const struct task *task, bool data[CHUNK_PAGES])
+/* What a thread has found last: data from `start` to `end` of the object with that id. */
+struct extent {
+	uint32_t id;
+	uint64_t start, end;
+};
+
+/*
+ * Which pages of a chunk have data: sets them to true. SEEK_HOLE looks up to the next hole, however far that is, so what it
+ * found is used for the chunks that follow. A page that has become a hole since reads as zeros.
+ */
+static int find_data(const struct task *task, struct extent *found, bool data[CHUNK_PAGES])
 {
 	uint64_t start = task->chunk->key * CHUNK, end = start + CHUNK;
 	int fd = task->object->fd;
@@ -208,13 +217,18 @@ static int find_data(const struct task *task, bool data[CHUNK_PAGES])
 		end = task->object->size;
 	for (uint64_t at = start; at < end;) {
 		uint64_t first = at;
-		off_t hole;
-		int r = seek_data(fd, at, &first);
 
-		if (r < 0)
-			return r == -ENXIO ? 0 : r;
-		hole = lseek(fd, (off_t)first, SEEK_HOLE);
-		at = hole > (off_t)first && (uint64_t)hole < end ? (uint64_t)hole : end;
+		if (found->id != task->object->id || at < found->start || at >= found->end) {
+			off_t hole;
+			int r = seek_data(fd, at, &first);
+
+			if (r < 0)
+				return r == -ENXIO ? 0 : r;
+			hole = lseek(fd, (off_t)first, SEEK_HOLE);
+			*found = (struct extent){ .id = task->object->id, .start = first,
+						  .end = hole > (off_t)first ? (uint64_t)hole : task->object->size };
+		}
+		at = found->end < end ? found->end : end;
 		for (uint64_t page = first / PAGE; page * PAGE < at; page++)
 			data[page % CHUNK_PAGES] = true;
 	}
@@ -230,11 +244,11 @@ static enum page_verdict judge(const struct objects *objects, const struct objec
 	return same ? VERDICT_SAME : VERDICT_DIRTY;
 }
 
-static int scan_chunk(const struct objects *objects, const struct task *task, uint8_t *buffer)
+static int scan_chunk(const struct objects *objects, const struct task *task, struct extent *found, uint8_t *buffer)
 {
 	struct object_chunk *chunk = task->chunk;
 	bool data[CHUNK_PAGES] = { false };
-	int r = find_data(task, data);
+	int r = find_data(task, found, data);
 
 	for (unsigned page = 0; r == 0 && page < CHUNK_PAGES;) {
 		unsigned count = 0;
@@ -260,12 +274,13 @@ static void *scan_run(void *data)
 {
 	struct scan *scan = data;
 	_cleanup_free_ uint8_t *buffer = malloc(READ_PAGES * PAGE);
+	struct extent found = { 0 };
 	size_t index;
 
 	if (!buffer)
 		scan->failed = -ENOMEM;
 	while (!scan->failed && (index = atomic_fetch_add(&scan->next, 1)) < scan->tasks.count) {
-		int r = scan_chunk(scan->objects, &scan->tasks.items[index], buffer);
+		int r = scan_chunk(scan->objects, &scan->tasks.items[index], &found, buffer);
 
 		if (r < 0)
 			scan->failed = r;
