@@ -103,7 +103,8 @@ int __wrap_asprintf(char **ret, const char *format, ...)
 
 /*
  * Runs the operation with its first allocation failing, then with its second, and so on until none is left (from the
- * 200th on every seventh: they are of the same loops). It returns 0 or -ENOMEM, and then an error that says so; it frees what it made, and sees to it that outputs are untouched.
+ * 200th on every seventh: they are of the same loops). It returns 0 or -ENOMEM, and then an error that says so; it frees
+ * what it made, and sees to it that outputs are untouched.
  */
 static inline void oom_walk(const char *name, int (*operation)(void *data, struct error *error), void *data)
 {
