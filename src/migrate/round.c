@@ -86,7 +86,7 @@ static int send_round(struct source *source, const struct source_jobs *jobs, str
 		array_clear(&rejected.list);
 		rejected.pages = 0;
 		if (r == 0)
-			r = destination->round_done(source, &rejected, CLOCK_FOREVER, error);
+			r = destination->round_done(source, &rejected, clock_deadline(stop_point_wait(SOURCE_ROUND_NS)), error);
 		if (r < 0 || !rejected.list.count)
 			break;
 		source->summary->pages_deduplicated -= rejected.pages;

@@ -26,6 +26,7 @@
 
 #define SOURCE_CONNECT_NS (10 * CLOCK_S)   /* TCP, TLS and HELLO of one stream */
 #define SOURCE_ANSWER_NS (60 * CLOCK_S)    /* the target's answer before the freeze */
+#define SOURCE_ROUND_NS (300 * CLOCK_S)    /* what the sockets hold at the end of a round, on the slowest link */
 #define SOURCE_HANDOVER_NS (10 * CLOCK_S)  /* from the freeze to PREPARED: longer, and the tree is thawed */
 #define SOURCE_RUNNING_NS (5 * CLOCK_S)    /* from COMMIT to RUNNING; after it we are in doubt */
 #define SOURCE_DOUBT_NS (30 * CLOCK_S)     /* how long the target is asked before the operator has to */

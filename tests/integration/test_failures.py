@@ -22,8 +22,8 @@ def strikes(places, hows):
 
 @pytest.fixture
 def move(two_hosts, keys, start_victim):
-    def begin(who, point, mode="hybrid"):
-        return Move(two_hosts, keys, start_victim, who, point, mode)
+    def begin(who, point, mode="hybrid", **options):
+        return Move(two_hosts, keys, start_victim, who, point, mode, **options)
     return begin
 
 
@@ -161,6 +161,23 @@ def test_resolve_leaves_a_session_alone_that_is_under_way(move):
         m.job.go_on()
         assert m.settled() == 0, m.text()
         m.has_moved()
+
+
+def test_a_target_that_hangs_has_a_deadline(move):
+    """It is there, and its kernel answers, but it does nothing any more."""
+    with move("pageserver", "round done", "precopy", hurry={"PAGESTREAM_HURRY": "40"}) as m:
+        assert m.settled() == 1, m.text()
+        assert not diff_settled(m.before, m.a, m.pid, seconds=15)
+        m.server.go_on()
+        back_at_the_source(m)
+
+
+def test_a_source_that_hangs_has_a_deadline(move):
+    with move("migrate", "hand-over", "precopy", hurry={"PAGESTREAM_HURRY": "40"}) as m:
+        m.target_is_empty()
+        m.job.go_on()
+        assert m.settled() == 1, m.text()
+        back_at_the_source(m)
 
 
 def test_two_page_servers_do_not_share_a_directory(move, keys):

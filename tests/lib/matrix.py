@@ -73,16 +73,16 @@ class Witness(threading.Thread):
 class Move:
     """A victim on its way from a to b, held where `who` ("migrate" or "pageserver") comes to `point`."""
 
-    def __init__(self, two_hosts, keys, start_victim, who, point, mode, size=8):
+    def __init__(self, two_hosts, keys, start_victim, who, point, mode, size=8, hurry=HURRY):
         self.a, self.b, self.net = two_hosts
         self.victim = start_victim(self.a, "pages", str(size), "1", "500")
         self.pid = self.victim.pid
         self.before = snapshot(self.a, self.pid)
-        self.server = PageServer(self.b, keys, env={**stop_at(point if who == "pageserver" else ""), **HURRY})
+        self.server = PageServer(self.b, keys, env={**stop_at(point if who == "pageserver" else ""), **hurry})
         self.server.start()
         self.witness = Witness(self.a, self.b, self.pid)
         self.job = send_start(self.a, self.server, self.pid, mode=mode, args=["-v"],
-                              env={**stop_at(point if who == "migrate" else ""), **HURRY})
+                              env={**stop_at(point if who == "migrate" else ""), **hurry})
         self.held = self.job if who == "migrate" else self.server
         self.killed = set()
 

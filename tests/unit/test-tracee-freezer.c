@@ -127,7 +127,7 @@ static void test_outlives_tracer(void **state)
 	struct error error = ERROR_INIT;
 	struct freezer *freezer, *again;
 	int64_t times[2], result;
-	char name[64], byte;
+	char name[64], path[4096], byte;
 	int fds[2];
 
 	wait_ready(1);
@@ -158,15 +158,21 @@ static void test_outlives_tracer(void **state)
 	assert_int_equal(waitpid(tracer, NULL, 0), tracer);
 	check_still();
 	assert_int_equal(freezer_is_frozen(freezer, &error), 1);
+	snprintf(path, sizeof(path), "%s", freezer_path(freezer));
 	freezer_free(freezer);
 
-	/* whoever comes next finds the cgroup by its name */
+	/* whoever comes next finds the cgroup by its path, or by its name */
+	must(freezer_open(path, &again, &error), &error);
+	assert_int_equal(freezer_is_frozen(again, &error), 1);
+	assert_string_equal(freezer_path(again), path);
+	freezer_free(again);
 	must(freezer_new(name, getpid(), &again, &error), &error);
 	assert_int_equal(freezer_is_frozen(again, &error), 1);
 	must(freezer_thaw(again, DEADLINE, &error), &error);
 	check_alive();
 	must(freezer_remove(again, DEADLINE, &error), &error);
 	freezer_free(again);
+	assert_int_equal(freezer_open(path, &again, &error), -ENOENT);
 	check_alive();
 	close(fds[0]);
 	close(fds[1]);

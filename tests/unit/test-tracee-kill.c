@@ -182,6 +182,23 @@ static int count_fds(pid_t pid)
 	return count;
 }
 
+/* What was noted, as another program learns it from a journal. */
+static void clean_from_notes(void)
+{
+	struct error error = ERROR_INIT;
+	struct tracee_traces *notes;
+	size_t position = 0;
+	uint64_t address, size;
+	pid_t pid;
+
+	must(tracee_traces_new(8, &notes, &error), &error);
+	while (tracee_traces_next(traces, &position, &pid, &address, &size))
+		assert_int_equal(tracee_traces_add(notes, pid, address, size), 0);
+	assert_int_equal(tracee_traces_count(notes), tracee_traces_count(traces));
+	must(tracee_traces_clean(notes, DEADLINE, &error), &error);
+	tracee_traces_free(notes);
+}
+
 /* ---- the test */
 
 static void kill_at_random(pid_t pid, int rounds, bool clean)
@@ -205,6 +222,8 @@ static void kill_at_random(pid_t pid, int rounds, bool clean)
 			fail_msg("round %d: the victim says %d", i, atomic_load(&shared->wrong));
 		if (clean) {
 			left += tracee_traces_count(traces) > 0;
+			if (i % 2)
+				clean_from_notes();
 			must(tracee_traces_clean(traces, DEADLINE, &error), &error);
 			assert_int_equal(tracee_traces_count(traces), 0);
 			if (strcmp(read_maps_text(pid), before) != 0) {
