@@ -36,9 +36,9 @@ struct message {
 	uint32_t space; /* id */
 	int32_t source_pid;
 	int32_t pid;    /* LAZY_LINK_PID, and LAZY_LINK_SPACE: 0 if not known */
-	int32_t slot;   /* LAZY_LINK_FORK and _SPACE: of the fork in the parent's log, else -1; _EVENTS: how many, or an error */
+	int32_t slot;    /* LAZY_LINK_FORK, _SPACE: of the fork in the parent's log, else -1; _EVENTS: how many, or an error */
 	uint32_t parent; /* LAZY_LINK_SPACE of a fork: id */
-	uint64_t batch; /* LAZY_LINK_SPACE of a fork, _AREAS: of the log */
+	uint64_t batch;  /* LAZY_LINK_SPACE of a fork, _AREAS: of the log */
 	uint32_t fresh; /* LAZY_LINK_AREAS: the first */
 	uint32_t last;  /* LAZY_LINK_AREAS: all have come */
 	uint32_t count; /* areas that follow */

@@ -3,8 +3,8 @@
  * The keeper: a process that holds userfaultfds, so that the end of a pageserver is not their last close.
  *
  * It reads a userfaultfd only when the server asks it to (events.c): without one, processes wait until a new pageserver
- * connects and fetches. It ends when it is told that all is done, when the memory of all processes is gone, and at SIGTERM, before which it ends
- * the processes.
+ * connects and fetches. It ends when it is told that all is done, when the memory of all processes is gone, and at
+ * SIGTERM, before which it ends the processes.
  *
  * It is the page server's own program, executed anew under another name, so nothing of the server's memory is in it: no
  * key, no buffer. Its two sockets come with fixed numbers. It becomes a child of init at once.

@@ -2,8 +2,8 @@
 /*
  * The tables of one address space: which pages of the source are missing, and where in the process they belong.
  *
- * The map of a space is a memfd: a head with the log of events, the list of chunks, then their bits. It has its final size from the start. The
- * areas are ordinary memory; few, and changed only by events.
+ * The map of a space is a memfd: a head with the log of events, the list of chunks, then their bits. It has its final
+ * size from the start. The areas are ordinary memory; few, and changed only by events.
  */
 #include <errno.h>
 #include <stdlib.h>

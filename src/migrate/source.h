@@ -166,7 +166,10 @@ struct source_memory *memory_find(struct source *source, pid_t pid);
 void memory_free(struct source *source);
 /* Ends tracking; what the target has is still known. */
 void memory_stop_tracking(struct source *source);
-/* Written pages of all processes up to `depth`; in mode postcopy only shared ones, unless `frozen`. With `frozen`, the drops too, as ranges for the target. */
+/*
+ * Written pages of all processes up to `depth`; in mode postcopy only shared ones, unless `frozen`. With `frozen`, the drops
+ * too, as ranges for the target.
+ */
 int memory_scan(struct source *source, unsigned depth, bool frozen, struct source_jobs *jobs,
 		struct source_jobs *drops, struct error *error);
 

@@ -90,7 +90,8 @@ static int run_faults(struct session *session, struct error *error)
 	if (session_phase(session) <= PHASE_PREPARED) {
 		session_fail(session, error);
 	} else {
-		log_warning(session->log, "session %s: the urgent stream of %s is broken (%s); the tree waits for missing pages",
+		log_warning(session->log,
+			    "session %s: the urgent stream of %s is broken (%s); the tree waits for missing pages",
 			    session->text, session->peer, error_text(error, r));
 		session_lose_source(session);
 	}
