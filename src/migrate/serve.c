@@ -4,8 +4,8 @@
  * requests on the urgent stream; another pushes what nobody has asked for, going on behind the page of the last fault;
  * the caller waits for COMPLETE. Each page is sent once, by whichever thread takes it out of the missing set first.
  *
- * When the link breaks, or one stream of it, faults on the target wait; we connect again, ask for the session, open the streams anew, and push
- * everything that the target did not confirm: it ignores what it has.
+ * When the link breaks, or one stream of it, faults on the target wait; we connect again, ask for the session, open the
+ * streams anew, and push everything that the target did not confirm: it ignores what it has.
  */
 #include <errno.h>
 #include <poll.h>

@@ -109,7 +109,8 @@ static int recover_running(struct registry *registry, JournalEntry *entry, struc
 
 	remove_freezer(entry);
 	if (r == -ECONNREFUSED) {
-		log_error(registry->log, "the tree of PID %d has lost its missing pages, as their keeper was killed; it is ended",
+		log_error(registry->log,
+			  "the tree of PID %d has lost its missing pages, as their keeper was killed; it is ended",
 			  entry->processes[0]->pid);
 		error_clear(error);
 		return end_tree(registry, entry, JOURNAL_IN_DOUBT, error);

@@ -26,7 +26,8 @@ static int lock_dir(struct registry *registry, struct error *error)
 		if (errno != EWOULDBLOCK)
 			return error_set_errno(error, -errno, "cannot lock the directory %s", registry->options->state_dir);
 		if (clock_now_ns() > deadline)
-			return error_set(error, -EBUSY, "another page server uses the directory %s; --state-dir names another one",
+			return error_set(error, -EBUSY,
+					 "another page server uses the directory %s; --state-dir names another one",
 					 registry->options->state_dir);
 		nanosleep(&pause, NULL);
 	}
