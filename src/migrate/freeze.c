@@ -12,6 +12,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "image/mapping.h"
 #include "mm.pb-c.h"
@@ -21,6 +22,8 @@
 
 #define PAGE UINT64_C(4096)
 #define LOOK_NS (20 * CLOCK_MS)
+#define TRIES_MAX 10u
+#define RETRY_NS 5000000
 #define NEAR_PAGES 4 /* around each thread's stack pointer and instruction pointer */
 
 /* Pages that the target touches before it can serve faults, or that every thread needs at once. */
@@ -155,20 +158,65 @@ static int collect(struct source *source, int64_t deadline, struct error *error)
 		return r;
 	log_debug(source->log, "stopped after %.3f ms", (double)(clock_now_ns() - source->frozen_at) / 1e6);
 	stop_point("stopped");
-	r = hook_run(source, "post-freeze", error);
 	image_set_free(source->images);
 	source->images = NULL;
-	if (r == 0)
-		r = image_set_new(&source->images);
+	r = image_set_new(&source->images);
 	source->dump->deadline = deadline;
 	if (r == 0)
 		r = dump_frozen(source->dump, source->stopped, source->images, error);
+	log_debug(source->log, "state after %.3f ms", (double)(clock_now_ns() - source->frozen_at) / 1e6);
+	return r;
+}
+
+/*
+ * The tree was stopped in the middle of something: with a child that has just ended, or about to be asked for its status. A
+ * moment later that has passed. The tree runs on meanwhile, and what it writes goes in another round.
+ */
+static int let_go_again(struct source *source, const struct error *why, struct error *error)
+{
+	const struct timespec pause = { .tv_nsec = RETRY_NS };
+
+	log_debug(source->log, "stopped at a bad moment (%s): another try", why->message);
+	tracee_tree_release(source->stopped);
+	source->stopped = NULL;
+	source_enter(source, PHASE_PRECOPY);
+	nanosleep(&pause, NULL);
+	return round_once(source, error);
+}
+
+static bool is_passing(const struct source *source, int r)
+{
+	return r == -ESRCH || (r == -EBUSY && !image_blockers_empty(&source->dump->blockers));
+}
+
+static int collect_patiently(struct source *source, int64_t *ret_deadline, struct error *error)
+{
+	struct error why = ERROR_INIT;
+	int r;
+
+	for (unsigned tries = 1;; tries++) {
+		r = source_fill_freezer(source, &why);
+		if (r == 0)
+			r = source_check_cancel(source, &why);
+		if (r < 0)
+			break;
+		*ret_deadline = clock_deadline(SOURCE_HANDOVER_NS);
+		source_enter(source, PHASE_FREEZE);
+		r = collect(source, *ret_deadline, &why);
+		if (r == 0 || tries == TRIES_MAX || !is_passing(source, r))
+			break;
+		r = let_go_again(source, &why, error);
+		if (r < 0)
+			return r;
+		error_clear(&why);
+	}
+	if (r < 0)
+		*error = why;
 	if (r == -EBUSY)
 		array_for_each(blocker, &source->dump->blockers.list)
 			log_error(source->log, "PID %d: %s %s: %s; %s", blocker->pid, blocker->kind, blocker->object,
 				  blocker->cause, blocker->remedy);
-	log_debug(source->log, "state after %.3f ms", (double)(clock_now_ns() - source->frozen_at) / 1e6);
-	return r;
+	return r < 0 ? r : hook_run(source, "post-freeze", error);
 }
 
 static void inherit_late(struct source *source)
@@ -293,18 +341,13 @@ int freeze_and_hand_over(struct source *source, struct error *error)
 	int64_t deadline;
 	int r;
 
-	r = source_fill_freezer(source, error);
+	r = source_fill_freezer(source, error); /* milliseconds, which the hook shall not wait for */
 	if (r == 0)
 		r = hook_run(source, "pre-freeze", error);
 	if (r == 0)
-		r = source_check_cancel(source, error);
-	if (r == 0)
 		r = throttle_stop(steal_ptr(&source->throttle), error);
-	if (r < 0)
-		return r;
-	deadline = clock_deadline(SOURCE_HANDOVER_NS);
-	source_enter(source, PHASE_FREEZE);
-	r = collect(source, deadline, error);
+	if (r == 0)
+		r = collect_patiently(source, &deadline, error);
 	if (r < 0)
 		return r;
 	source_enter(source, PHASE_HANDOVER);

@@ -37,6 +37,13 @@ struct source_memory *memory_find(struct source *source, pid_t pid)
 	return NULL;
 }
 
+bool memory_is_gone(pid_t pid)
+{
+	struct procfs_stat stat;
+
+	return procfs_read_stat(pid, &stat, NULL) < 0 || stat.state == 'Z' || stat.state == 'X';
+}
+
 static void memory_free_one(struct source_memory *memory)
 {
 	track_stop(memory->track);
@@ -93,27 +100,43 @@ static int open_pagemap(pid_t pid)
 	return open(path, O_RDONLY | O_CLOEXEC);
 }
 
+/* Of the address space that the process has now: execve(2) gives it another one. */
+static int open_files(struct source_memory *memory, struct error *error)
+{
+	char path[64];
+
+	cleanup_fd(&memory->mem_fd);
+	cleanup_fd(&memory->map_fd);
+	snprintf(path, sizeof(path), "/proc/%d/mem", memory->pid);
+	memory->mem_fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (memory->mem_fd >= 0)
+		memory->map_fd = open_pagemap(memory->pid);
+	if (memory->mem_fd < 0 || memory->map_fd < 0)
+		return error_set_errno(error, errno == ENOENT ? -ESRCH : -errno, "cannot open %s", path);
+	return 0;
+}
+
+/* What is held stays known: what of it the new address space has not is dropped at the freeze. */
+static void close_files(struct source_memory *memory)
+{
+	track_stop(steal_ptr(&memory->track));
+	cleanup_fd(&memory->mem_fd);
+	cleanup_fd(&memory->map_fd);
+}
+
 static int add(struct source *source, const struct dump_process *process, struct error *error)
 {
 	struct source_memory *parent = memory_find(source, process->stat.ppid);
 	struct source_memory *memory = calloc(1, sizeof(*memory));
-	char path[64];
-	int r = 0;
 
-	if (!memory)
+	if (!memory || array_append(&source->memory, memory) < 0) {
+		free(memory);
 		return error_set(error, -ENOMEM, "out of memory");
+	}
 	memory->pid = process->pid;
 	memory->depth = parent ? parent->depth + 1 : 0;
-	snprintf(path, sizeof(path), "/proc/%d/mem", process->pid);
-	memory->mem_fd = open(path, O_RDONLY | O_CLOEXEC);
-	memory->map_fd = open_pagemap(process->pid);
-	if (memory->mem_fd < 0 || memory->map_fd < 0)
-		r = error_set_errno(error, -errno, "cannot open %s", path);
-	if (r == 0 && array_append(&source->memory, memory) < 0)
-		r = error_set(error, -ENOMEM, "out of memory");
-	if (r < 0)
-		memory_free_one(memory);
-	return r;
+	memory->mem_fd = memory->map_fd = -1;
+	return 0;
 }
 
 /* Keeps the list in step with the dump context's: ended processes go, new ones come. */
@@ -303,12 +326,13 @@ static int scan_mappings(struct scan *scan, const AddressSpace *mm, struct error
 	const uint32_t kind = MAPPING_HAS_PAGES | MAPPING_FILE_PRIVATE;
 	int r = 0;
 
-	for (size_t first = 0, next; r == 0 && first < mm->n_vmas; first = next) {
+	for (size_t first = 0, next = 0; r == 0 && first < mm->n_vmas; first = next) {
 		uint32_t status = mm->vmas[first]->status;
 
-		for (next = first + 1; next < mm->n_vmas && (mm->vmas[next]->status & kind) == (status & kind) &&
-				       mm->vmas[next]->start == mm->vmas[next - 1]->end;)
+		do
 			next++;
+		while (next < mm->n_vmas && (mm->vmas[next]->status & kind) == (status & kind) &&
+		       mm->vmas[next]->start == mm->vmas[next - 1]->end);
 		if (status & MAPPING_HAS_PAGES)
 			r = scan_range(scan, status, mm->vmas[first]->start, mm->vmas[next - 1]->end, error);
 	}
@@ -330,6 +354,25 @@ static void forget_unmapped(struct source_memory *memory, const AddressSpace *mm
 	}
 }
 
+/* Begins to track the address space that the process has now, unless that is so already. */
+static int follow(struct source *source, struct source_memory *memory, const struct procfs_maps *maps, bool frozen,
+		  struct error *error)
+{
+	int r = 0;
+
+	if (memory->track && track_update(memory->track, maps, frozen ? TRACK_STOPPED : 0, error) == 0)
+		return 0;
+	if (memory->track) { /* it has called execve(2), or ends */
+		error_clear(error);
+		close_files(memory);
+	}
+	if (memory->mem_fd < 0 || memory->map_fd < 0)
+		r = open_files(memory, error);
+	if (r == 0)
+		r = start_track(source, memory, error);
+	return r < 0 ? r : track_update(memory->track, maps, frozen ? TRACK_STOPPED : 0, error);
+}
+
 static int scan_process(struct source *source, struct source_memory *memory, bool frozen, struct source_jobs *jobs,
 			struct source_jobs *drops, struct error *error)
 {
@@ -338,24 +381,20 @@ static int scan_process(struct source *source, struct source_memory *memory, boo
 	const struct dump_process *process = dump_context_find(source->dump, memory->pid);
 	const struct image_record *record = image_set_find(source->images, IMAGE_MM, (uint32_t)memory->pid);
 	_cleanup_message_ AddressSpace *mm = NULL;
-	int r = 0;
+	int r;
 
 	if (!process || !record)
 		return error_set(error, -ESRCH, "PID %d is gone", memory->pid);
-	if (!memory->track)
-		r = start_track(source, memory, error);
+	r = image_unpack(record, address_space, &mm, error);
 	if (r == 0)
-		r = image_unpack(record, address_space, &mm, error);
-	if (r == 0)
-		r = track_update(memory->track, &process->maps, frozen ? TRACK_STOPPED : 0, error);
+		r = follow(source, memory, &process->maps, frozen, error);
 	if (r < 0)
 		return r;
 	forget_unmapped(memory, mm);
 	array_clear(&memory->fresh.chunks);
 	if (memory->inherits)
 		scan.parent = memory_find(source, process->stat.ppid);
-	if (r == 0)
-		r = scan_mappings(&scan, mm, error);
+	r = scan_mappings(&scan, mm, error);
 	memory->inherits = false;
 	return r;
 }
@@ -371,7 +410,14 @@ int memory_scan(struct source *source, unsigned depth, bool frozen, struct sourc
 		return 0;
 	/* Parents come first: their written pages must be known when their children are looked at. */
 	for (size_t i = 0; r == 0 && i < source->memory.count; i++)
-		if (source->memory.items[i]->depth <= depth)
+		if (source->memory.items[i]->depth <= depth) {
 			r = scan_process(source, source->memory.items[i], frozen, jobs, drops, error);
+			/* It ends, or begins another program: the next round will know. What was found until here is sent. */
+			if (r == -ESRCH && !frozen && !memory_is_gone(source->options->pid)) {
+				close_files(source->memory.items[i]);
+				error_clear(error);
+				r = 0;
+			}
+		}
 	return r;
 }

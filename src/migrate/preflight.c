@@ -5,10 +5,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "source.h"
 #include "util/buffer.h"
 #include "util/cleanup.h"
+
+#define LOOKS 10u
+#define LOOK_PAUSE_NS 3000000
 
 /* Sessions that another migrate has with processes of this tree: under way, or left with nobody sure where the tree runs. */
 static void check_sessions(struct source *source)
@@ -63,15 +67,25 @@ static int report(const struct source *source, struct error *error)
 			 blockers->incomplete ? " (and more: out of memory)" : "");
 }
 
+/* What is in the way for a moment only, as a child that has just ended, is not there any more at the next look. */
+static int look_patiently(struct source *source, struct error *error)
+{
+	const struct timespec pause = { .tv_nsec = LOOK_PAUSE_NS };
+	int r = source_look(source, dump_preflight, error);
+
+	for (unsigned tries = 1; r == 0 && tries < LOOKS && !image_blockers_empty(&source->dump->blockers); tries++) {
+		nanosleep(&pause, NULL);
+		image_blockers_deinit(&source->dump->blockers);
+		image_blockers_init(&source->dump->blockers);
+		r = source_look(source, dump_preflight, error);
+	}
+	return r;
+}
+
 int source_preflight(struct source *source, struct error *error)
 {
-	int r;
+	int r = look_patiently(source, error);
 
-	image_set_free(source->images);
-	source->images = NULL;
-	r = image_set_new(&source->images);
-	if (r == 0)
-		r = dump_preflight(source->dump, source->images, error);
 	if (r == 0)
 		check_sessions(source);
 	if (r == 0)

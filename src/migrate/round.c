@@ -42,11 +42,7 @@ static int lay_out(struct source *source, unsigned depth, struct error *error)
 	int64_t deadline = clock_deadline(SOURCE_ANSWER_NS);
 	int r;
 
-	image_set_free(source->images);
-	source->images = NULL;
-	r = image_set_new(&source->images);
-	if (r == 0)
-		r = dump_layout(source->dump, source->images, error);
+	r = source_look(source, dump_layout, error);
 	if (r == 0)
 		r = memory_refresh(source, error);
 	if (r == 0)
@@ -208,6 +204,14 @@ static int give_up(const struct source *source, const struct estimate *estimate,
 			 source->options->pid, estimate->free_per_ns * NS_TO_MIB, estimate->dirty_per_ns * NS_TO_MIB,
 			 estimate->throttle, estimate->pages_per_ns * NS_TO_MIB,
 			 (double)estimate->ceiling_ns / (double)CLOCK_MS, needed + 0.5);
+}
+
+int round_once(struct source *source, struct error *error)
+{
+	struct estimate estimate = { .hybrid = true };
+	uint64_t pages;
+
+	return one_round(source, UINT32_MAX, source->options->mode == MIGRATE_POSTCOPY ? NULL : &estimate, &pages, error);
 }
 
 int round_precopy(struct source *source, struct error *error)

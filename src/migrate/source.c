@@ -14,6 +14,8 @@
 #include "util/cleanup.h"
 #include "util/stop-point.h"
 
+#define LOOKS_MAX 50u
+
 void source_enter(struct source *source, enum phase phase)
 {
 	assert(phase_allows(source->phase, phase));
@@ -119,6 +121,23 @@ int source_check_cancel(const struct source *source, struct error *error)
 	struct pollfd fd = { .fd = source->options->cancel_fd, .events = POLLIN };
 
 	return poll(&fd, 1, 0) > 0 ? error_set(error, -ECANCELED, "interrupted") : 0;
+}
+
+int source_look(struct source *source, int (*look)(struct dump_context *, struct image_set *, struct error *),
+		struct error *error)
+{
+	int r;
+
+	for (unsigned tries = 1;; tries++) {
+		image_set_free(source->images);
+		source->images = NULL;
+		if (image_set_new(&source->images) < 0)
+			return error_set(error, -ENOMEM, "out of memory");
+		r = look(source->dump, source->images, error);
+		if ((r != -ESRCH && r != -ENOENT) || tries == LOOKS_MAX || memory_is_gone(source->options->pid))
+			return r;
+		error_clear(error);
+	}
 }
 
 int source_fill_freezer(struct source *source, struct error *error)

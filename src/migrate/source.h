@@ -145,6 +145,12 @@ void source_enter(struct source *source, enum phase phase);
 int source_journal(struct source *source, enum journal_phase phase, struct error *error);
 /* -ECANCELED once the user wants us to give up. For the moments before the commit at which nothing waits for a stream. */
 int source_check_cancel(const struct source *source, struct error *error);
+/*
+ * A new source->images by dump_preflight() or dump_layout(). The tree runs: a process that ends while it is looked at makes
+ * it look again.
+ */
+int source_look(struct source *source, int (*look)(struct dump_context *, struct image_set *, struct error *),
+		struct error *error);
 /* Moves the tree's processes into the freezer's cgroup while they run: that takes milliseconds. Again for new ones. */
 int source_fill_freezer(struct source *source, struct error *error);
 
@@ -163,6 +169,8 @@ int source_preflight(struct source *source, struct error *error);
 /* memory.c */
 int memory_refresh(struct source *source, struct error *error);
 struct source_memory *memory_find(struct source *source, pid_t pid);
+/* It has ended, or is a zombie. */
+bool memory_is_gone(pid_t pid);
 void memory_free(struct source *source);
 /* Ends tracking; what the target has is still known. */
 void memory_stop_tracking(struct source *source);
@@ -194,6 +202,8 @@ int pages_read(const struct source_memory *memory, uint64_t address, uint64_t pa
 
 /* round.c */
 int round_precopy(struct source *source, struct error *error);
+/* A single round of all processes, however much is written meanwhile. */
+int round_once(struct source *source, struct error *error);
 
 /* freeze.c */
 int freeze_and_hand_over(struct source *source, struct error *error);
