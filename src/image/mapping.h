@@ -14,8 +14,14 @@ enum {
 	MAPPING_FILE_SHARED = 1 << 7,
 	MAPPING_ANON_SHARED = 1 << 8, /* shared memory object, memfds included */
 	MAPPING_ANON_PRIVATE = 1 << 9,
+	MAPPING_SYSV = 1 << 10,      /* only in what CRIU wrote, as the next ones: System V shared memory */
+	MAPPING_SOCKET = 1 << 11,    /* ring of a packet socket */
 	MAPPING_VVAR = 1 << 12,
+	MAPPING_AIO = 1 << 13,       /* ring of io_setup(2) */
 	MAPPING_MEMFD = 1 << 14, /* with FILE_PRIVATE or ANON_SHARED: shmid is a shared memory object, not a file */
+	MAPPING_SHADOW_STACK = 1 << 15,
+	MAPPING_GUARD = 1 << 16,     /* no mapping: where MADV_GUARD_INSTALL was used; behind all mappings */
+	MAPPING_UPROBES = 1 << 17,
 };
 
 /* Has pages that travel as pages of the process: private memory, of any backing. */
