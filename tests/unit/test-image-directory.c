@@ -59,6 +59,29 @@ static void test_chain_content(void **state)
 	image_directory_free(dir);
 }
 
+/* A bit of the fourth MiB: the pages there are refused, one by one and in a large read; the others are not. */
+static void check_flipped_chunk(const char *path, uint8_t *buffer, size_t pages)
+{
+	struct error error = ERROR_INIT;
+	struct image_directory *dir;
+
+	flip_bit(path_of(path, "pages-1.img"), (3 << 20) + 5000);
+	for (int whole = 0; whole < 2; whole++) {
+		_cleanup_image_pages_reader_ struct image_pages_reader *reader = NULL;
+		struct image_pages_run run;
+
+		dir = open_good(path);
+		assert_int_equal(image_pages_open(dir, IMAGE_PAGES_PROCESS, 1, &reader, NULL), 0);
+		assert_int_equal(image_pages_find(reader, BASE, &run), 0);
+		assert_int_equal(image_pages_read(reader, &run, 0, 1, buffer, NULL), 0);
+		assert_int_equal(image_pages_read(reader, &run, whole ? 0 : 1000, whole ? pages : 1, buffer, &error), -EBADMSG);
+		assert_non_null(strstr(error.message, "large/pages-1.img: the bytes from 3145728 to 4194304 have changed"));
+		assert_int_equal(image_pages_read(reader, &run, 1024, 1, buffer, NULL), 0);
+		image_pages_close(steal_ptr(&reader));
+		image_directory_free(dir);
+	}
+}
+
 static void test_large_reads(void **state)
 {
 	_cleanup_image_pages_reader_ struct image_pages_reader *reader = NULL;
@@ -92,6 +115,7 @@ static void test_large_reads(void **state)
 	assert_int_equal(image_pages_next(reader, &run, NULL), 0);
 	image_pages_close(steal_ptr(&reader));
 	image_directory_free(dir);
+	check_flipped_chunk(path_of(*state, "large"), read, pages);
 	free(all);
 	free(read);
 }
