@@ -64,6 +64,7 @@ struct dump_file_kind {
 };
 
 extern const struct dump_file_kind dump_kind_memfd;
+extern const struct dump_file_kind dump_kind_terminal;
 extern const struct dump_file_kind dump_kind_regular;
 extern const struct dump_file_kind dump_kind_pipe;
 extern const struct dump_file_kind dump_kind_fifo;
@@ -157,6 +158,7 @@ struct dump_files {
 	struct dump_unix *sockets;  /* unix-socket.c, of this collection */
 	struct dump_epolls *epolls; /* epoll.c, of this collection */
 	struct dump_mounts *mounts; /* inotify.c, of this collection */
+	ARRAY(uint32_t) terminals;  /* ids of IMAGE_TTY_INFO records of this collection */
 	struct buffer info;	    /* text of the fdinfo at hand */
 };
 

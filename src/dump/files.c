@@ -31,7 +31,8 @@
 #include "util/fdio.h"
 
 static const struct dump_file_kind *const kinds[] = {
-	&dump_kind_memfd,   &dump_kind_regular,	 &dump_kind_pipe,    &dump_kind_fifo,
+	&dump_kind_memfd,   &dump_kind_terminal, &dump_kind_regular, &dump_kind_pipe,
+	&dump_kind_fifo,
 	&dump_kind_unix,    &dump_kind_inet,	 &dump_kind_eventfd, &dump_kind_epoll,
 	&dump_kind_timerfd, &dump_kind_signalfd, &dump_kind_inotify,
 };
@@ -82,6 +83,7 @@ static void forget_collection(struct dump_files *files)
 	array_clear(&files->open);
 	array_clear(&files->descriptors);
 	array_clear(&files->tables);
+	array_clear(&files->terminals);
 	dump_pipes_free(steal_ptr(&files->pipes));
 	dump_unix_free(steal_ptr(&files->sockets));
 	dump_epolls_free(steal_ptr(&files->epolls));
@@ -96,6 +98,7 @@ void dump_files_free(struct dump_files *files)
 	array_deinit(&files->open);
 	array_deinit(&files->descriptors);
 	array_deinit(&files->tables);
+	array_deinit(&files->terminals);
 	array_deinit(&files->mapped.list);
 	array_deinit(&files->checked.list);
 	array_deinit(&files->build_ids);

@@ -5,15 +5,16 @@
  * Model. A ghost is an inode without a name. However many descriptors and mappings lead to it, it is one IMAGE_GHOST_FILE
  * record, and one object of shared-memory.c: its content travels as pages of that object, from the first round on.
  *
- * Failure modes: over the limit of dump_options.ghost_max it is a blocker.
+ * Failure modes: over the limit of dump_options.ghost_limit it is a blocker.
  */
 #include <errno.h>
+#include <stdio.h>
 
 #include "dump/file-kind.h"
 #include "dump/shared-memory.h"
 #include "ghost-file.pb-c.h"
 
-#define GHOST_MAX_DEFAULT (UINT64_C(1) << 30)
+#define GHOST_LIMIT_DEFAULT (UINT64_C(1) << 30)
 
 static int add_record(struct dump_context *ctx, const struct dump_regular *file, const struct dump_shared_object *object,
 		      struct error *error)
@@ -42,17 +43,20 @@ static int add_record(struct dump_context *ctx, const struct dump_regular *file,
 int dump_ghost_add(struct dump_context *ctx, const struct dump_regular *file, uint32_t file_id,
 		   bool *ret_added, struct error *error)
 {
-	uint64_t limit = ctx->options->ghost_max ? ctx->options->ghost_max : GHOST_MAX_DEFAULT;
+	uint64_t limit = ctx->options->ghost_limit ? ctx->options->ghost_limit : GHOST_LIMIT_DEFAULT;
 	const struct dump_shared_object *object;
 	RemapPath remap = REMAP_PATH__INIT;
 	bool is_new;
 	int r;
 
 	if ((uint64_t)file->st->st_size > limit) {
-		dump_blocker_add(ctx, file->process->pid, file->kind,
-				 "it is deleted and too large to be sent along",
-				 "let the program close it, or raise the limit for deleted files",
-				 "%s -> %s", file->what, file->link);
+		char cause[128];
+
+		snprintf(cause, sizeof(cause), "it is deleted, and with %llu bytes over the limit of %llu for such files",
+			 (unsigned long long)file->st->st_size, (unsigned long long)limit);
+		dump_blocker_add(ctx, file->process->pid, file->kind, cause,
+				 "let the program close it, or raise the limit: migrate dump --ghost-limit", "%s -> %s",
+				 file->what, file->link);
 		return 0;
 	}
 	r = dump_shared_ghost(ctx, file->fd, file->link, file->may_change, &object, &is_new, error);

@@ -63,13 +63,19 @@ int dump_outside_check(struct dump_context *ctx, struct error *error);
 
 /* tree.c: the list of processes as the stop found them, without looking for children again. */
 int dump_context_take(struct dump_context *ctx, const struct tracee_tree *tree, struct error *error);
-/* IMAGE_PSTREE and IMAGE_IDS of all processes; sessions and groups from outside are mapped into the tree. */
+/*
+ * IMAGE_PSTREE and IMAGE_IDS of all processes. Groups from outside are mapped into the tree, and sessions too unless it is a
+ * shell job: then the root's stays what it is.
+ */
 int dump_tree_records(struct dump_context *ctx, struct error *error);
 
 /* process.c: blockers that /proc shows: namespaces, seccomp, tracers, zombies, shared tables, terminals, limits. */
 int dump_process_check(struct dump_context *ctx, struct dump_process *process, struct error *error);
 /* IMAGE_FS of a process. */
 int dump_process_fs(struct dump_context *ctx, struct dump_process *process, struct error *error);
+
+/* tty.c: a blocker for a controlling terminal that cannot be shared or replaced on the target. */
+void dump_terminal_check(struct dump_context *ctx, const struct dump_process *process);
 
 /* program.c: the path of options->own_programs that the process runs, or NULL. */
 const char *dump_program_own(const struct dump_options *options, pid_t pid);

@@ -114,10 +114,7 @@ static void check_status(struct dump_context *ctx, const struct dump_process *pr
 	if (status->seccomp)
 		dump_blocker_add(ctx, process->pid, "process", "a seccomp filter cannot be moved",
 				 "start the program without its filter", "seccomp mode %u", status->seccomp);
-	if (process->stat.tty)
-		dump_blocker_add(ctx, process->pid, "terminal", "it has a controlling terminal, which stays here",
-				 "start the program with setsid, its input and output not on a terminal",
-				 "device %d:%d", process->stat.tty >> 8 & 0xfff, process->stat.tty & 0xff);
+	dump_terminal_check(ctx, process);
 	if (status->pinned_kib)
 		dump_blocker_add(ctx, process->pid, "memory", "a device or io_uring has pinned pages of it",
 				 "end that use before the move", "%llu KiB pinned",

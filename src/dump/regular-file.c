@@ -40,12 +40,6 @@ static bool device_is_stateless(dev_t device)
 				      (minor(device) >= 7 && minor(device) <= 9));
 }
 
-static bool device_is_terminal(dev_t device)
-{
-	return major(device) == 4 || major(device) == 5 ||
-	       (major(device) >= 136 && major(device) <= 143);
-}
-
 static bool starts_with(const char *text, const char *start)
 {
 	return strncmp(text, start, strlen(start)) == 0;
@@ -85,12 +79,7 @@ static bool blocked_by_type(struct dump_context *ctx, const struct dump_regular 
 
 	if (S_ISCHR(file->st->st_mode) && !(flags & O_PATH) &&
 	    !device_is_stateless(file->st->st_rdev)) {
-		if (device_is_terminal(file->st->st_rdev))
-			block(ctx, file, "terminals cannot be moved",
-			      "start the program without one: setsid PROGRAM </dev/null >LOG 2>&1");
-		else
-			block(ctx, file, "this device belongs to this host",
-			      "let the program close it first");
+		block(ctx, file, "this device belongs to this host", "let the program close it first");
 		return true;
 	}
 	if (S_ISBLK(file->st->st_mode) && !(flags & O_PATH)) {

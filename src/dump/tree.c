@@ -4,7 +4,9 @@
  *
  * The tree is read from /proc/PID/task/TID/children until a pass finds nothing new, which on a running tree is a picture of
  * one moment; the stop at the freeze finds what came later. A group or session whose leader is not in the tree cannot
- * exist on the target: its members become members of the root's session, and of the root's group if they shared it.
+ * exist on the target: its members become members of the root's session, and of the root's group if they shared it. The
+ * root becomes a leader of both, but not of the session of a shell job (dump_options.shell_job): that keeps its number, for
+ * which the target puts its own.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -260,18 +262,22 @@ void dump_context_free(struct dump_context *ctx)
 
 static pid_t effective_session(const struct dump_context *ctx, const struct dump_process *process)
 {
-	return dump_context_find(ctx, process->stat.sid) ? process->stat.sid : ctx->root;
+	if (dump_context_find(ctx, process->stat.sid))
+		return process->stat.sid;
+	return ctx->options->shell_job ? ctx->processes.items[0]->stat.sid : ctx->root;
 }
 
 static pid_t effective_group(const struct dump_context *ctx, const struct dump_process *process)
 {
 	const struct dump_process *root = ctx->processes.items[0];
+	pid_t session;
 
 	if (process == root || dump_context_find(ctx, process->stat.pgid))
 		return process == root && root->stat.pgid != root->pid ? root->pid : process->stat.pgid;
 	if (process->stat.pgid == root->stat.pgid)
 		return root->pid;
-	return effective_session(ctx, process);
+	session = effective_session(ctx, process);
+	return dump_context_find(ctx, session) ? session : ctx->root;
 }
 
 /* A session can only be made by its leader or inherited from the parent. */

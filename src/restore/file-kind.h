@@ -35,6 +35,7 @@ struct restore_file_kind {
 
 extern const struct restore_file_kind restore_kind_regular;
 extern const struct restore_file_kind restore_kind_memfd;
+extern const struct restore_file_kind restore_kind_terminal;
 extern const struct restore_file_kind restore_kind_pipe;
 extern const struct restore_file_kind restore_kind_fifo;
 extern const struct restore_file_kind restore_kind_unix;

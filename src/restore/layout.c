@@ -139,7 +139,7 @@ static int apply_session(struct restore_tree *tree, struct restore_process *proc
 
 	if (session < 0)
 		return error_set_errno(error, -errno, "cannot read the session of PID %d", process->pid);
-	if ((uint32_t)session == wanted)
+	if (session == restore_job_session(tree, (pid_t)wanted))
 		return 0;
 	if (wanted != (uint32_t)process->pid)
 		return error_set(error, -EINVAL, "PID %d belongs to session %u, which it can only inherit; its parent "
@@ -168,7 +168,8 @@ static int create_process(struct restore_tree *tree, const TreeProcess *wanted, 
 		r = tracee_process_clone(process->parent->tracee->threads.items[0], process->pid, 0, SIGCHLD,
 					 tree->deadline, &process->tracee, error);
 	else
-		r = restore_shell_create(tree, process->pid, &process->tracee, error);
+		r = restore_shell_create(tree, process->pid, restore_job_shares(tree, (pid_t)wanted->sid), &process->tracee,
+					 error);
 	if (r == 0)
 		r = restore_mm_new(process, process->parent ? process->parent->mm : NULL, error);
 	if (r == 0)
@@ -265,6 +266,12 @@ int restore_layout_processes(struct restore_tree *tree, struct error *error)
 	return r;
 }
 
+/* A group whose leader is not in the tree is the root's own from now on. */
+static uint32_t group_of(const struct wanted_tree *wanted, const TreeProcess *process)
+{
+	return wanted_find(wanted, (pid_t)process->pgid) ? process->pgid : wanted->processes.items[0]->pid;
+}
+
 /* Leaders first, then members. */
 static int apply_group(struct restore_tree *tree, struct restore_process *process, uint32_t wanted, bool leaders,
 		       struct error *error)
@@ -291,7 +298,7 @@ int restore_layout_groups(struct restore_tree *tree, struct error *error)
 		array_for_each(message, &wanted.processes)
 			if (r == 0)
 				r = apply_group(tree, restore_tree_find(tree, (pid_t)(*message)->pid),
-						(*message)->pgid, leaders, error);
+						group_of(&wanted, *message), leaders, error);
 	wanted_deinit(&wanted);
 	return r;
 }

@@ -47,10 +47,31 @@ int restore_borrow_begin(struct tracee_batch *batch);
 int restore_borrow(struct tracee_batch *batch, int pidfd_index, int fd);
 void restore_borrow_end(struct tracee_batch *batch, int pidfd_index);
 
+/* ---- shell jobs: job.c --------------------------------------------------------------------------------------------- */
+
+struct restore_job;
+
+/* What the images say of a shared terminal and session, and whether the options and the terminal here are fit for it. */
+int restore_job_read(struct restore_tree *tree, struct error *error);
+void restore_job_free(struct restore_job *job);
+/* Is that session of the images the one that is shared? */
+bool restore_job_shares(const struct restore_tree *tree, pid_t session);
+/* The session of the images, or ours in place of the shared one. */
+pid_t restore_job_session(const struct restore_tree *tree, pid_t session);
+/* 0 when terminal_fd is a terminal to share. */
+int restore_job_terminal(const struct restore_tree *tree, struct error *error);
+/* Before and after the go: gives the terminal to the job; tells it of another size. Neither can fail. */
+void restore_job_foreground(const struct restore_tree *tree);
+void restore_job_resized(const struct restore_tree *tree);
+
 /* ---- parts -------------------------------------------------------------------------------------------------------- */
 
-/* shell.c: a process with this PID and nothing in it, child of init, leader of its session, seized, EXITKILL. */
-int restore_shell_create(struct restore_tree *tree, pid_t pid, struct tracee_process **ret, struct error *error);
+/*
+ * shell.c: a process with this PID and nothing in it, child of whom the options say, seized, EXITKILL. It leads a session, or
+ * (`shares_session`) a process group of ours.
+ */
+int restore_shell_create(struct restore_tree *tree, pid_t pid, bool shares_session, struct tracee_process **ret,
+			 struct error *error);
 /* Kills and waits, and reaps in the parent's shell. */
 void restore_shell_end(struct restore_process *process);
 /* Takes pending signals that building has left (SIGCHLD of ended children) out of the queues of a shell. */

@@ -61,6 +61,7 @@ void restore_tree_free(struct restore_tree *tree)
 	restore_files_free(tree->files);
 	restore_shared_free(tree->shared);
 	cleanup_fd(&tree->own_pidfd);
+	restore_job_free(tree->job);
 	free(tree->host);
 	free(tree);
 }
@@ -78,7 +79,9 @@ static int layout(struct restore_tree *tree, struct error *error)
 	int r;
 
 	restore_shared_begin(tree);
-	r = restore_files_prepare(tree, tree->images, error);
+	r = restore_job_read(tree, error);
+	if (r == 0)
+		r = restore_files_prepare(tree, tree->images, error);
 	if (r == 0)
 		r = restore_shared_prepare(tree, tree->images, error);
 	if (r == 0)
@@ -143,6 +146,7 @@ void restore_tree_go(struct restore_tree *tree)
 {
 	assert(tree->kept && !tree->running);
 	tree->running = true;
+	restore_job_foreground(tree);
 	/* Children first, so that a parent that waits for them finds them running. */
 	for (size_t i = tree->processes.count; i-- > 0;) {
 		struct restore_process *process = tree->processes.items[i];
@@ -152,4 +156,5 @@ void restore_tree_go(struct restore_tree *tree)
 		tracee_process_detach(process->tracee);
 		process->tracee = NULL;
 	}
+	restore_job_resized(tree);
 }

@@ -10,8 +10,8 @@
  *   restore_tree_keep()      from here on the tree outlives its tracer: who calls it has it held by something else
  *   restore_tree_go()        lets go: the tree runs. The only step that cannot be taken back
  *
- * Until the go every process is a *shell*: it has its PID, belongs to init, is stopped by ptrace and, until it is kept, is
- * killed by the kernel when its tracer ends (PTRACE_O_EXITKILL). restore_tree_free() kills what is not let go and waits for it.
+ * Until the go every process is a *shell*: it has its PID, belongs to whom the options say (init), is stopped by ptrace and,
+ * until it is kept, is killed by the kernel when its tracer ends (PTRACE_O_EXITKILL). restore_tree_free() kills what is not let go and waits for it.
  *
  * All calls on one tree come from one thread, the one that called restore_tree_new(): it is the tracer. The exceptions
  * are restore_pages_write(), restore_shared_write() and restore_shared_drop(), which any thread may call while no other
@@ -30,6 +30,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <termios.h>
 
 #include "image/blockers.h"
 #include "image/image.h"
@@ -42,9 +43,20 @@ struct restore_files;  /* files.c: objects opened so far */
 struct restore_shared; /* shared-memory.c: shared memory objects */
 struct restore_mm;     /* mm.c: the layout as it is now */
 struct restore_host;   /* parts.h: what does not change about this machine and program */
+struct restore_job;    /* job.c: the terminal and session that are shared */
+
+/* Whose child the root of the tree becomes. */
+enum restore_parentage {
+	RESTORE_DETACHED, /* init's: it lives by itself */
+	RESTORE_CHILD,    /* of this program, which waits for it: restore_job_wait() */
+	RESTORE_SIBLING,  /* of this program's parent (CLONE_PARENT), which sees its end also when the restore fails */
+};
 
 struct restore_options {
 	bool tcp_close; /* established TCP connections become closed ones */
+	bool shell_job; /* the tree gets this program's session and terminal, see job.c; needed for a dump of a shell job */
+	int terminal_fd; /* shell_job: the terminal, opened for reading and writing; borrowed. -1: there is none */
+	enum restore_parentage parentage;
 };
 
 /* A process being built. */
@@ -72,6 +84,7 @@ struct restore_tree {
 	struct restore_files *files;           /* owned by files.c, made on first use */
 	struct restore_shared *shared;         /* owned by shared-memory.c, made on first use */
 	struct restore_host *host;             /* owned */
+	struct restore_job *job;               /* owned by job.c, made anew by each layout */
 	bool finished;                         /* restore_tree_finish() succeeded */
 	bool kept;                             /* restore_tree_keep() succeeded */
 	bool running;                          /* restore_tree_go() let go: nothing is killed any more */
@@ -94,6 +107,25 @@ int restore_tree_finish(struct restore_tree *tree, const struct image_set *image
 int restore_tree_keep(struct restore_tree *tree, struct error *error);
 /* Of a tree that is kept. Cannot fail. */
 void restore_tree_go(struct restore_tree *tree);
+
+/*
+ * A terminal as it was before a shell job got it. restore_terminal_save() before the restore: -ENOTTY;
+ * restore_terminal_back() afterwards gives this program's group the foreground, and the terminal its settings, if it was in
+ * the foreground before. Done by restore_job_wait() too.
+ */
+struct restore_terminal {
+	int fd; /* borrowed */
+	bool foreground; /* our process group was the terminal's foreground */
+	struct termios settings;
+};
+int restore_terminal_save(int fd, struct restore_terminal *ret, struct error *error);
+void restore_terminal_back(const struct restore_terminal *terminal);
+/*
+ * Waits until the root of a RESTORE_CHILD tree has ended: `ret_status` is waitpid(2)'s. `terminal` is NULL but for a shell
+ * job: when that is stopped, this program's process group stops too (SIGTSTP), and continued, continues it. The tree object
+ * may be freed before. SIGCHLD must not be ignored: -ECHILD.
+ */
+int restore_job_wait(pid_t root, struct restore_terminal *terminal, int *ret_status, struct error *error);
 
 /* NULL when there is no such process. */
 struct restore_process *restore_tree_find(const struct restore_tree *tree, pid_t pid);

@@ -2,8 +2,8 @@
 /*
  * Shells: processes with the right PID and nothing in them.
  *
- * The root of a tree is made by a helper process that clones it with the wanted PID and ends, so that it belongs to init.
- * The new process waits on a pipe until it is seized (if we die before, the pipe closes and it ends), then replaces
+ * The root of a tree is made by a helper process that clones it with the wanted PID and ends, so that it belongs to init; or
+ * by a clone of this program itself, when it shall be a child of it, or of its parent. The new process waits on a pipe until it is seized (if we die before, the pipe closes and it ends), then replaces
  * itself by a tiny program of its own: from there on nothing of this program's memory or descriptors is in it. It is held
  * at the exec stop and never runs a line of that program. All other processes of the tree are clones of clones of it.
  *
@@ -83,8 +83,18 @@ static int shell_program(int *ret_fd, struct error *error)
 	return 0;
 }
 
+/* A shell to be made. */
+struct shell_plan {
+	pid_t pid;
+	enum restore_parentage parentage;
+	bool shares_session; /* becomes the leader of a group in our session, not of a session */
+	int program_fd;      /* borrowed, as those below */
+	int go_fd;           /* it waits here for a byte */
+	int go_write_fd;     /* our end of that pipe */
+};
+
 /* In the new process. Only system calls from here on: other threads' locks may be held in this copy of memory. */
-__attribute__((noreturn)) static void shell_main(int program_fd, int go_fd)
+__attribute__((noreturn)) static void shell_main(const struct shell_plan *plan)
 {
 	static const char name[] = "pagestream-shell";
 	char *const arguments[] = { (char *)name, NULL };
@@ -92,7 +102,8 @@ __attribute__((noreturn)) static void shell_main(int program_fd, int go_fd)
 	sigset_t none;
 	char go;
 
-	if (read(go_fd, &go, 1) != 1)
+	close(plan->go_write_fd);
+	if (read(plan->go_fd, &go, 1) != 1)
 		_exit(1);
 	for (int signal = 1; signal <= SHELL_SIGNALS; signal++) {
 		struct {
@@ -103,27 +114,42 @@ __attribute__((noreturn)) static void shell_main(int program_fd, int go_fd)
 	}
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-	if (setsid() < 0 || chdir("/") < 0 || syscall(SYS_close_range, 0u, ~0u, CLOSE_RANGE_CLOEXEC) < 0)
+	if ((plan->shares_session ? setpgid(0, 0) : setsid()) < 0 || chdir("/") < 0 || syscall(SYS_close_range, 0u, ~0u, CLOSE_RANGE_CLOEXEC) < 0)
 		_exit(1);
-	syscall(SYS_execveat, program_fd, "", arguments, environment, AT_EMPTY_PATH);
+	syscall(SYS_execveat, plan->program_fd, "", arguments, environment, AT_EMPTY_PATH);
 	_exit(1);
 }
 
-/* In the helper: makes the shell, reports, ends. */
-__attribute__((noreturn)) static void helper_main(pid_t pid, int program_fd, int go_fd, int go_write_fd, int report_fd)
+/* The call that makes the shell: 0 or a negative errno. A sibling ends with the signal that this program ends with. */
+static int clone_here(const struct shell_plan *plan)
 {
+	pid_t pid = plan->pid;
 	struct clone_args arguments = {
-		.exit_signal = SIGCHLD,
+		.flags = plan->parentage == RESTORE_SIBLING ? CLONE_PARENT : 0,
+		.exit_signal = plan->parentage == RESTORE_SIBLING ? 0 : SIGCHLD,
 		.set_tid = (uintptr_t)&pid,
 		.set_tid_size = 1,
 	};
-	long made = syscall(SYS_clone3, &arguments, sizeof(arguments));
-	int report = made < 0 ? -errno : 0;
+	sigset_t all, old;
+	long made;
+	int r;
 
-	if (made == 0) {
-		close(go_write_fd);
-		shell_main(program_fd, go_fd);
-	}
+	/* The shell must not run a handler of this program before it has taken them off. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	made = syscall(SYS_clone3, &arguments, sizeof(arguments));
+	r = made < 0 ? -errno : 0;
+	if (made == 0)
+		shell_main(plan);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return r;
+}
+
+/* In the helper: makes the shell, reports, ends. */
+__attribute__((noreturn)) static void helper_main(const struct shell_plan *plan, int report_fd)
+{
+	int report = clone_here(plan);
+
 	(void)!write(report_fd, &report, sizeof(report));
 	_exit(0);
 }
@@ -142,7 +168,7 @@ static int clone_error(pid_t pid, int code, struct error *error)
 }
 
 /* Runs the helper; the shell exists and waits for a byte in the pipe when this returns 0. */
-static int shell_clone(pid_t pid, int program_fd, int go_fd, int go_write_fd, struct error *error)
+static int clone_by_helper(const struct shell_plan *plan, struct error *error)
 {
 	_cleanup_fd_ int report_read = -1, report_write = -1;
 	int pipe_fds[2], report = -EPROTO, status;
@@ -157,21 +183,31 @@ static int shell_clone(pid_t pid, int program_fd, int go_fd, int go_write_fd, st
 	if (helper < 0)
 		return error_set_errno(error, -errno, "cannot fork");
 	if (helper == 0)
-		helper_main(pid, program_fd, go_fd, go_write_fd, report_write);
+		helper_main(plan, report_write);
 	close(steal_fd(&report_write));
 	got = fdio_read(report_read, &report, sizeof(report));
 	while (waitpid(helper, &status, 0) < 0 && errno == EINTR)
 		;
 	if (got != sizeof(report))
-		return error_set(error, -EPROTO, "the helper that makes PID %d has failed", pid);
-	return report < 0 ? clone_error(pid, report, error) : 0;
+		return error_set(error, -EPROTO, "the helper that makes PID %d has failed", plan->pid);
+	return report < 0 ? clone_error(plan->pid, report, error) : 0;
+}
+
+static int shell_clone(const struct shell_plan *plan, struct error *error)
+{
+	int r;
+
+	if (plan->parentage == RESTORE_DETACHED)
+		return clone_by_helper(plan, error);
+	r = clone_here(plan);
+	return r < 0 ? clone_error(plan->pid, r, error) : 0;
 }
 
 /*
  * A process that has just been reaped has left /proc some microseconds before its number is free (Linux 6.15 and later):
  * worth a few tries.
  */
-static int shell_clone_patiently(pid_t pid, int program_fd, int go_fd, int go_write_fd, struct error *error)
+static int shell_clone_patiently(const struct shell_plan *plan, struct error *error)
 {
 	const struct timespec pause = { .tv_nsec = 2000000 };
 	struct error attempt;
@@ -181,8 +217,8 @@ static int shell_clone_patiently(pid_t pid, int program_fd, int go_fd, int go_wr
 		struct procfs_stat owner;
 
 		error_clear(&attempt);
-		r = shell_clone(pid, program_fd, go_fd, go_write_fd, &attempt);
-		if (r != -EEXIST || tries == SHELL_TRIES || procfs_read_stat(pid, &owner, NULL) == 0)
+		r = shell_clone(plan, &attempt);
+		if (r != -EEXIST || tries == SHELL_TRIES || procfs_read_stat(plan->pid, &owner, NULL) == 0)
 			break;
 		nanosleep(&pause, NULL);
 	}
@@ -240,8 +276,10 @@ static void shell_kill(pid_t pid)
 			return;
 }
 
-int restore_shell_create(struct restore_tree *tree, pid_t pid, struct tracee_process **ret, struct error *error)
+int restore_shell_create(struct restore_tree *tree, pid_t pid, bool shares_session, struct tracee_process **ret,
+			 struct error *error)
 {
+	struct shell_plan plan = { .pid = pid, .parentage = tree->options->parentage, .shares_session = shares_session };
 	_cleanup_fd_ int program_fd = -1, go_read = -1, go_write = -1;
 	int64_t deadline = clock_deadline(SHELL_WAIT);
 	int pipe_fds[2], r;
@@ -255,7 +293,10 @@ int restore_shell_create(struct restore_tree *tree, pid_t pid, struct tracee_pro
 		return error_set_errno(error, -errno, "cannot make a pipe");
 	go_read = pipe_fds[0];
 	go_write = pipe_fds[1];
-	r = shell_clone_patiently(pid, program_fd, go_read, go_write, error);
+	plan.program_fd = program_fd;
+	plan.go_fd = go_read;
+	plan.go_write_fd = go_write;
+	r = shell_clone_patiently(&plan, error);
 	if (r < 0)
 		return r;
 	r = shell_seize(pid, go_write, deadline, error);
@@ -271,9 +312,19 @@ static void reap(struct restore_process *parent, pid_t pid)
 {
 	int64_t result;
 
-	if (parent && parent->tracee && parent->tracee->threads.count)
+	if (parent->tracee && parent->tracee->threads.count)
 		tracee_thread_call(parent->tracee->threads.items[0], clock_deadline(CLOCK_S), &result, NULL, SYS_wait4,
 				   (uint64_t)pid, 0, __WALL | WNOHANG, 0, 0, 0);
+}
+
+/* The root may be a child of this program. What was killed ends at once. */
+static void reap_root(pid_t pid)
+{
+	const struct timespec pause = { .tv_nsec = 100000 };
+	int64_t deadline = clock_deadline(CLOCK_S);
+
+	while (waitpid(pid, NULL, __WALL | WNOHANG) == 0 && clock_now_ns() < deadline)
+		nanosleep(&pause, NULL);
 }
 
 void restore_shell_end(struct restore_process *process)
@@ -283,7 +334,10 @@ void restore_shell_end(struct restore_process *process)
 		syscall(SYS_pidfd_send_signal, process->tracee->pidfd, SIGKILL, NULL, 0);
 	tracee_process_release(process->tracee);
 	process->tracee = NULL;
-	reap(process->parent, process->pid);
+	if (process->parent)
+		reap(process->parent, process->pid);
+	else
+		reap_root(process->pid);
 }
 
 int restore_shell_flush_signals(struct restore_tree *tree, struct restore_process *process, struct error *error)

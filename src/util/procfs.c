@@ -128,6 +128,7 @@ int procfs_parse_stat(char *text, struct procfs_stat *ret, struct error *error)
 		case 5: stat.pgid = (pid_t)value; break;
 		case 6: stat.sid = (pid_t)value; break;
 		case 7: stat.tty = (int)value; break;
+		case 8: stat.foreground = (pid_t)strtol(field, NULL, 10); break;
 		case 9: stat.flags = (uint32_t)value; break;
 		case 19: stat.nice = strtol(field, NULL, 10); break;
 		case 22: stat.start_time = value; break;

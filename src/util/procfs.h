@@ -41,6 +41,7 @@ struct procfs_stat {
 	pid_t pgid;                 /* [5] */
 	pid_t sid;                  /* [6] */
 	int tty;                    /* [7] device number of the controlling terminal, 0: none */
+	pid_t foreground;           /* [8] foreground process group of that terminal, -1: no terminal */
 	uint32_t flags;             /* [9] PF_* of the kernel */
 	long nice;                  /* [19] */
 	uint64_t start_time;        /* [22] clock ticks after boot: with the PID, who it is */
