@@ -62,12 +62,16 @@ static int dump_clocks(struct dump_context *ctx, struct error *error)
 }
 
 /* An address space that is being made: execve(2) notes where the program is when all of it is there. */
-static bool is_in_execve(const struct dump_process *process)
+static int check_execve(const struct dump_process *process, struct error *error)
 {
 	struct procfs_stat now;
+	int r = procfs_read_stat(process->pid, &now, error);
 
-	return procfs_read_stat(process->pid, &now, NULL) < 0 || !now.start_code ||
-	       now.start_code != process->stat.start_code || now.start_stack != process->stat.start_stack;
+	if (r < 0)
+		return r;
+	if (!now.start_code || now.start_code != process->stat.start_code || now.start_stack != process->stat.start_stack)
+		return error_set(error, -ESRCH, "PID %d is in the middle of execve(2)", process->pid);
+	return 0;
 }
 
 static int dump_running_mm(struct dump_context *ctx, struct dump_process *process, struct error *error)
@@ -87,9 +91,7 @@ static int dump_running_mm(struct dump_context *ctx, struct dump_process *proces
 		procfs_maps_deinit(&process->maps);
 		process->maps = maps;
 	}
-	if (r == 0 && is_in_execve(process))
-		return error_set(error, -ESRCH, "PID %d is in the middle of execve(2)", process->pid);
-	return r < 0 ? error_set(error, r, "%s", error_text(&attempt, r)) : 0;
+	return r < 0 ? error_set(error, r, "%s", error_text(&attempt, r)) : check_execve(process, error);
 }
 
 /* Records of the running tree; ctx->images is set. */

@@ -12,8 +12,8 @@
  * IMAGE_GHOST_FILE. Unread data is only added when the process is stopped (dump_process.tracee is
  * set); the content of deleted files travels as pages (shared-memory.h).
  *
- * None of these calls blocks but for reading /proc. Errors: -ESRCH when a process ends meanwhile, -ENOMEM, others from the kernel. What cannot
- * be moved is no error but a blocker.
+ * None of these calls blocks but for reading /proc. Errors: -ESRCH when a process ends meanwhile,
+ * -ENOMEM, others from the kernel. What cannot be moved is no error but a blocker.
  *
  * What is lost by design: events queued in an inotify descriptor and datagrams queued in a UDP
  * socket.

@@ -2,8 +2,8 @@
 /*
  * Shared memory objects: memory mapped MAP_SHARED | MAP_ANONYMOUS, memfds, mapped or only open, and deleted files. An
  * object is its (st_dev, st_ino) on the source and gets a small id that stays the same for the life of the context: the
- * shmid of mappings, the inode id of memfd descriptors, the id of its IMAGE_SHARED_MEMORY or IMAGE_GHOST_FILE record. Its content travels as pages
- * of the object (by offset), read through a descriptor that is kept here, not as pages of a process.
+ * shmid of mappings, the inode id of memfd descriptors, the id of its IMAGE_SHARED_MEMORY or IMAGE_GHOST_FILE record. Its
+ * content travels as pages of the object (by offset), read through a descriptor that is kept here, not as pages of a process.
  */
 #pragma once
 

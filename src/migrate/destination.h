@@ -32,7 +32,7 @@ struct destination_operations {
 	int (*pages)(struct source *source, uint32_t stream, const struct wire_pages_header *header, const void *data,
 		     int64_t deadline, struct error *error);
 	int (*round_end)(struct source *source, int64_t deadline, struct error *error);
-	/* All pages of the round are there, but for those added to `rejected`, which have to be sent again with their content. */
+	/* All pages of the round are there, but for those added to `rejected`: they have to be sent again, with content. */
 	int (*round_done)(struct source *source, struct source_jobs *rejected, int64_t deadline, struct error *error);
 	/* Pages that have no content any more. */
 	int (*drop)(struct source *source, const struct source_jobs *drops, int64_t deadline, struct error *error);

@@ -323,7 +323,7 @@ static int scan_range(struct scan *scan, uint32_t status, uint64_t start, uint64
  */
 static int scan_mappings(struct scan *scan, const AddressSpace *mm, struct error *error)
 {
-	const uint32_t kind = MAPPING_HAS_PAGES | MAPPING_FILE_PRIVATE;
+	const uint32_t kind = MAPPING_HAS_PAGES; /* which of the two */
 	int r = 0;
 
 	for (size_t first = 0, next = 0; r == 0 && first < mm->n_vmas; first = next) {
