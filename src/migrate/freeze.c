@@ -15,6 +15,7 @@
 #include <time.h>
 
 #include "image/mapping.h"
+#include "image/thread-pages.h"
 #include "mm.pb-c.h"
 #include "source.h"
 #include "util/cleanup.h"
@@ -24,25 +25,26 @@
 #define LOOK_NS (20 * CLOCK_MS)
 #define TRIES_MAX 10u
 #define RETRY_NS 5000000
-#define NEAR_PAGES 4 /* around each thread's stack pointer and instruction pointer */
 
-/* Pages that the target touches before it can serve faults, or that every thread needs at once. */
-static int note_urgent(struct source *source, struct pageset *urgent, const struct tracee_process *process)
+static int read_stopped(void *context, uint64_t address, void *data, size_t size)
 {
-	int r = 0;
+	return tracee_process_read(context, address, data, size, NULL);
+}
 
-	array_for_each(place, &process->threads) {
-		const struct tracee_thread *thread = *place;
-		uint64_t stack = thread->regs.rsp / PAGE;
+/* Pages that cannot come later. */
+static int note_urgent(struct source *source, struct pageset *urgent, struct tracee_process *process, struct error *error)
+{
+	array_for_each(thread, &process->threads) {
+		const struct image_record *record = image_set_find(source->images, IMAGE_CORE, (uint32_t)(*thread)->tid);
+		_cleanup_message_ Core *core = NULL;
+		int r = record ? image_unpack(record, core, &core, error) : 0;
 
-		if (r == 0 && thread->rseq.address)
-			r = pageset_add(urgent, thread->rseq.address / PAGE, 2);
-		if (r == 0)
-			r = pageset_add(urgent, stack > 1 ? stack - 1 : 0, NEAR_PAGES);
-		if (r == 0)
-			r = pageset_add(urgent, thread->regs.rip / PAGE, 1);
+		if (r < 0)
+			return r;
+		if (record && image_thread_pages(core, read_stopped, process, urgent) < 0)
+			return error_set(error, -ENOMEM, "out of memory");
 	}
-	return r;
+	return 0;
 }
 
 /* Whether pages of the mapping may come after the switch. */
@@ -117,15 +119,15 @@ static int split_jobs(struct split *split, const struct source_jobs *jobs, struc
 	split->budget = budget_pages(source, jobs->pages);
 	for (size_t i = 0; r == 0 && i < jobs->list.count;) {
 		pid_t pid = jobs->list.items[i].pid;
-		const struct tracee_process *process = pid ? tracee_tree_find(source->stopped, pid) : NULL;
+		struct tracee_process *process = pid ? tracee_tree_find(source->stopped, pid) : NULL;
 		const struct image_record *record = image_set_find(source->images, IMAGE_MM, (uint32_t)pid);
 		_cleanup_message_ AddressSpace *mm = NULL;
 		struct pageset urgent = { 0 };
 
 		if (pid && record)
 			r = image_unpack(record, address_space, &mm, error);
-		if (r == 0 && process)
-			r = note_urgent(source, &urgent, process);
+		if (r == 0 && process && split->budget < jobs->pages)
+			r = note_urgent(source, &urgent, process, error);
 		for (; r == 0 && i < jobs->list.count && jobs->list.items[i].pid == pid; i++)
 			r = split_job(split, mm, &urgent, &jobs->list.items[i]);
 		pageset_deinit(&urgent);

@@ -96,3 +96,16 @@ def test_no_keeper_stays(two_hosts, page_server, start_victim, mode):
     assert job.status == 0, job.text()
     wait_until(lambda: not processes(b, "pagestream-keeper"), 10, "no keeper is left")
     victim.check(b)
+
+
+def test_end_of_a_holder(two_hosts, page_server, start_victim):
+    """A thread and a process end while pages are missing, with mutexes held that the kernel has to find for the others."""
+    a, b, _ = two_hosts
+    victim = start_victim(a, "robust")
+    victim.check(a)
+    sending = send_start(a, page_server, victim.pid, mode="postcopy", max_bandwidth="128k")
+    wait_until(lambda: b.alive(victim.pid) and b.state(victim.pid) in "SR", 30, "the victim to run there")
+    victim.check(b)
+    assert sending.wait().status == 0, sending.text()
+    assert sending.json["pages_postcopy"] > 0, sending.json
+    victim.check(b)
