@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The migrate command: a table of subcommands, each parses its options and calls src/migrate once. */
 #include <errno.h>
-#include <getopt.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "command.h"
 #include "image/journal.h"
+#include "lazy/lazy.h"
 #include "migrate-summary.h"
 #include "migrate/send.h"
 #include "transport/keys.h"
@@ -23,49 +22,17 @@
 #define DOWNTIME_MOST_MS_DEFAULT 300 /* mode precopy, where the user has not said: nobody waits for less and gets nothing */
 
 enum {
-	OPT_TO = 256, OPT_TLS_DIR, OPT_STATE_DIR, OPT_MODE, OPT_DOWNTIME, OPT_BANDWIDTH, OPT_STREAMS, OPT_HOOK, OPT_TCP_CLOSE,
+	OPT_TO = COMMAND_LONG, OPT_TLS_DIR, OPT_STATE_DIR, OPT_MODE, OPT_DOWNTIME, OPT_BANDWIDTH, OPT_STREAMS, OPT_HOOK, OPT_TCP_CLOSE,
 	OPT_DRY_RUN, OPT_JSON, OPT_DIR, OPT_NAME, OPT_CLIENT, OPT_THAW, OPT_KILL,
 };
 
-static int fail_usage(const struct log *log, const struct error *error)
-{
-	log_error(log, "%s; see migrate --help", error->message);
-	return MIGRATE_USAGE;
-}
-
-/* getopt_long() gave ':' or '?': says which word of the command line it did not like. */
-static int bad_option(int option, char **argv, struct error *error)
-{
-	if (optopt > 0 && optopt < OPT_TO)
-		return error_set(error, -EINVAL, "-%c is no option of migrate %s", optopt, argv[0]);
-	if (option == ':')
-		return error_set(error, -EINVAL, "%s needs a value", argv[optind - 1]);
-	return error_set(error, -EINVAL, "%s is no option of migrate %s%s", argv[optind - 1], argv[0],
-			 optopt ? " that takes a value" : "");
-}
-
-static int take_text(const char *name, const char **ret, struct error *error)
-{
-	if (!*optarg)
-		return error_set(error, -EINVAL, "%s: '' names nothing", name);
-	*ret = optarg;
-	return 0;
-}
-
 static int take_program(const char *name, const char **ret, struct error *error)
 {
-	int r = take_text(name, ret, error);
+	int r = command_take_text(name, ret, error);
 
 	if (r == 0 && access(optarg, X_OK) < 0)
 		r = error_set_errno(error, -errno, "%s: cannot run '%s'", name, optarg);
 	return r;
-}
-
-static int report(const struct log *log, const struct error *error, int r)
-{
-	if (r < 0)
-		log_error(log, "%s", error_text(error, r));
-	return r < 0 ? 1 : 0;
 }
 
 /* ---- send */
@@ -90,8 +57,8 @@ static int send_option(int option, struct migrate_options *options, struct error
 
 	switch (option) {
 	case OPT_TO: options->to = optarg; break;
-	case OPT_TLS_DIR: r = take_text("--tls-dir", &options->tls_dir, error); break;
-	case OPT_STATE_DIR: r = take_text("--state-dir", &options->state_dir, error); break;
+	case OPT_TLS_DIR: r = command_take_text("--tls-dir", &options->tls_dir, error); break;
+	case OPT_STATE_DIR: r = command_take_text("--state-dir", &options->state_dir, error); break;
 	case OPT_HOOK: r = take_program("--hook", &options->hook, error); break;
 	case OPT_MODE: r = parse_mode(optarg, &options->mode, error); break;
 	case OPT_DOWNTIME:
@@ -148,7 +115,7 @@ static int parse_send(int argc, char **argv, struct migrate_options *options, st
 
 	while (r == 0 && (option = getopt_long(argc, argv, ":v", table, NULL)) != -1) {
 		if (option == '?' || option == ':') {
-			r = bad_option(option, argv, error);
+			r = command_bad_option(option, argv, error);
 		} else if (option == 'v') {
 			log->level = LOG_DEBUG;
 			log->timestamps = true;
@@ -175,24 +142,6 @@ static bool is_terminal(int fd)
 	return isatty(fd) && term && strcmp(term, "dumb") != 0;
 }
 
-/*
- * Readable when the user gives up. What is ignored from the start stays so (nohup, a shell's background job): blocked and
- * read from a descriptor it would not.
- */
-static int open_signals(void)
-{
-	static const int numbers[] = { SIGINT, SIGTERM, SIGHUP };
-	struct sigaction action;
-	sigset_t stop;
-
-	sigemptyset(&stop);
-	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
-		if (sigaction(numbers[i], NULL, &action) < 0 || action.sa_handler != SIG_IGN)
-			sigaddset(&stop, numbers[i]);
-	sigprocmask(SIG_BLOCK, &stop, NULL);
-	return signalfd(-1, &stop, SFD_CLOEXEC | SFD_NONBLOCK);
-}
-
 static int run_send(int argc, char **argv, struct log *log)
 {
 	struct migrate_options options = {
@@ -208,13 +157,13 @@ static int run_send(int argc, char **argv, struct log *log)
 	int outcome;
 
 	if (parse_send(argc, argv, &options, log, &error) < 0)
-		return fail_usage(log, &error);
+		return command_fail_usage(log, &error);
 	/* Suspended, it would hold a process that it has stopped. */
 	signal(SIGTSTP, SIG_IGN);
 	signal(SIGTTOU, SIG_IGN);
 	if (!options.json && is_terminal(STDERR_FILENO))
 		log->status = &status;
-	options.cancel_fd = open_signals();
+	options.cancel_fd = command_catch_stop();
 	outcome = migrate_send(&options, log, &summary, &error);
 	close(options.cancel_fd);
 	if (outcome != MIGRATE_MOVED)
@@ -247,10 +196,10 @@ static int run_keys(int argc, char **argv, struct log *log)
 
 	while (r == 0 && (option = getopt_long(argc, argv, ":", table, NULL)) != -1) {
 		switch (option) {
-		case OPT_DIR: r = take_text("--dir", &dir, &error); break;
+		case OPT_DIR: r = command_take_text("--dir", &dir, &error); break;
 		case OPT_NAME: r = array_append(&names, (const char *)optarg); break;
 		case OPT_CLIENT: options.client = optarg; break;
-		default: r = bad_option(option, argv, &error); break;
+		default: r = command_bad_option(option, argv, &error); break;
 		}
 	}
 	if (r == 0 && optind != argc)
@@ -259,13 +208,13 @@ static int run_keys(int argc, char **argv, struct log *log)
 		r = error_set(&error, -EINVAL, "keys needs --dir DIR");
 	if (r < 0) {
 		array_deinit(&names);
-		return fail_usage(log, &error);
+		return command_fail_usage(log, &error);
 	}
 	options.names = names.items;
 	options.name_count = names.count;
 	r = keys_generate(dir, &options, &error);
 	array_deinit(&names);
-	return r == -EINVAL ? fail_usage(log, &error) : report(log, &error, r);
+	return r == -EINVAL ? command_fail_usage(log, &error) : command_report(log, &error, r);
 }
 
 /* ---- status, cancel, resolve */
@@ -314,26 +263,26 @@ static int run_session(int argc, char **argv, struct log *log)
 		else if ((option == OPT_THAW || option == OPT_KILL) && decision != MIGRATE_ASK)
 			r = error_set(&error, -EINVAL, "--thaw and --kill: only one of them, and once");
 		else switch (option) {
-		case OPT_STATE_DIR: r = take_text("--state-dir", &state_dir, &error); break;
+		case OPT_STATE_DIR: r = command_take_text("--state-dir", &state_dir, &error); break;
 		case OPT_JSON: json = true; break;
 		case OPT_THAW: decision = MIGRATE_THAW; break;
 		case OPT_KILL: decision = MIGRATE_KILL; break;
 		case 'v': log->level = LOG_DEBUG; break;
-		default: r = bad_option(option, argv, &error); break;
+		default: r = command_bad_option(option, argv, &error); break;
 		}
 	}
 	session = optind < argc ? argv[optind] : NULL;
 	if (r == 0)
 		r = check_session(argc, argv, &error);
 	if (r < 0)
-		return fail_usage(log, &error);
+		return command_fail_usage(log, &error);
 	if (strcmp(verb, "status") == 0)
 		r = migrate_status(state_dir, session, json, &error);
 	else if (strcmp(verb, "cancel") == 0)
 		r = migrate_cancel(state_dir, session, &error);
 	else
 		r = migrate_resolve(session, decision, state_dir, log, &error);
-	return report(log, &error, r) && r == -EINPROGRESS ? MIGRATE_IN_DOUBT : r < 0;
+	return command_report(log, &error, r) && r == -EINPROGRESS ? MIGRATE_IN_DOUBT : r < 0;
 }
 
 static const struct {
@@ -345,6 +294,15 @@ static const struct {
 	  "send --to HOST:PORT [--tls-dir DIR] [--state-dir DIR] [--mode hybrid|precopy|postcopy]\n"
 	  "               [--downtime-limit MS] [--max-bandwidth RATE] [--streams N] [--hook PROGRAM]\n"
 	  "               [--tcp-close] [--dry-run] [--json] [-v] PID" },
+	{ "check", command_check, "check [--json] [PID]" },
+	{ "dump", command_dump,
+	  "dump -t PID -D DIR [-R|-s] [-j] [-l] [--tcp-close] [--ghost-limit SIZE] [--prev-images-dir DIR]\n"
+	  "               [-o FILE] [-W DIR] [-v[N]] [--pidfile FILE] [--status-fd N] [--state-dir DIR] [--json]" },
+	{ "pre-dump", command_dump, "pre-dump -t PID -D DIR [--prev-images-dir DIR] [as dump]" },
+	{ "restore", command_restore,
+	  "restore -D DIR [-d [-S]] [-j] [--lazy-pages] [--tcp-close] [-o FILE] [-W DIR] [-v[N]] [--pidfile FILE]\n"
+	  "                  [--state-dir DIR] [--json]" },
+	{ "dedup", command_dedup, "dedup DIR" },
 	{ "keys", run_keys, "keys --dir DIR [--name HOST]... [--client NAME]" },
 	{ "status", run_session, "status [--state-dir DIR] [--json] [SESSION]" },
 	{ "cancel", run_session, "cancel [--state-dir DIR] SESSION" },
@@ -364,6 +322,7 @@ int main(int argc, char **argv)
 {
 	struct log log = { .level = LOG_INFO, .fd = STDERR_FILENO, .name = "migrate" };
 
+	lazy_keeper_enter(argc, argv);
 	signal(SIGPIPE, SIG_IGN);
 	if (argc < 2)
 		return print_help(stderr);

@@ -13,6 +13,7 @@
 
 #include "dump/files.h"
 #include "dump/shared-memory.h"
+#include "image/journal.h"
 #include "inventory.pb-c.h"
 #include "parts.h"
 #include "timens.pb-c.h"
@@ -30,7 +31,12 @@ static int dump_inventory(struct dump_context *ctx, struct error *error)
 {
 	Inventory message = INVENTORY__INIT;
 	ObjectIds ids = OBJECT_IDS__INIT;
+	RootProcess root = ROOT_PROCESS__INIT;
+	char boot[JOURNAL_BOOT_ID_MAX] = "";
+	int r = journal_boot_id(boot, error);
 
+	if (r < 0)
+		return r;
 	message.img_version = 2;
 	message.has_fdinfo_per_id = true;
 	message.fdinfo_per_id = true;
@@ -41,6 +47,10 @@ static int dump_inventory(struct dump_context *ctx, struct error *error)
 	ids.vm_id = ids.files_id = ids.fs_id = ids.sighand_id = (uint32_t)ctx->root;
 	message.root_ids = &ids;
 	message.host = &ctx->host->facts.message;
+	root.pid = (uint32_t)ctx->root;
+	root.start_time = ctx->processes.items[0]->stat.start_time;
+	root.boot_id = boot;
+	message.root = &root;
 	return image_set_add(ctx->images, IMAGE_INVENTORY, 0, &message.base, error);
 }
 

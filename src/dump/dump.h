@@ -39,6 +39,7 @@ struct dump_host;   /* parts.h: what does not change about this machine */
 
 struct dump_options {
 	bool tcp_close;     /* established TCP connections are restored as closed by the peer */
+	bool refuse_locks;  /* locks on files are in the way, rather than taken along */
 	bool shell_job; /* the tree shares the terminal it was started from with processes outside of it: tty.c */
 	uint64_t ghost_limit; /* bytes of one deleted file that may travel in the images; 0: 1 GiB */
 	const char *const *own_programs; /* paths of programs that cannot be moved as they move, up to a NULL; NULL: none */

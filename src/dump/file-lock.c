@@ -51,6 +51,10 @@ int dump_locks_collect(struct dump_context *ctx, const struct dump_file *file,
 		count++;
 	if (count == 0)
 		return 0;
+	if (ctx->options->refuse_locks) {
+		dump_file_block(ctx, file, "it has a lock", "take locks along: --file-locks");
+		return 0;
+	}
 	message->locks = dump_arena_take(arena, count * sizeof(message->locks[0]));
 	if (!message->locks)
 		return -ENOMEM;

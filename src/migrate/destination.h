@@ -44,6 +44,9 @@ struct destination_operations {
 	/* Bytes that left so far, over all streams. Not while another thread sends. */
 	uint64_t (*bytes)(const struct source *source);
 	bool takes_hashes; /* WIRE_PAGES_HASH */
+	bool takes_late;   /* pages can come after the go */
+	bool shares_pages; /* a child begins as a copy of its parent there: pages that are equal need not be sent */
 };
 
 extern const struct destination_operations destination_peer;
+extern const struct destination_operations destination_directory;

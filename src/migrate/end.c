@@ -46,11 +46,10 @@ void end_source_copy(struct source *source)
 		freezer_remove(source->freezer, deadline, NULL);
 }
 
-void end_rollback(struct source *source)
+void end_release(struct source *source)
 {
 	int64_t deadline = clock_deadline(10 * CLOCK_S);
 	struct error error = ERROR_INIT;
-	bool doubt = source->phase == PHASE_DOUBT;
 
 	source_enter(source, PHASE_ROLLBACK);
 	if (throttle_stop(steal_ptr(&source->throttle), &error) < 0)
@@ -58,15 +57,25 @@ void end_rollback(struct source *source)
 	error_clear(&error);
 	if (source->freezer && freezer_thaw(source->freezer, deadline, &error) < 0)
 		log_warning(source->log, "%s", error.message);
-	memory_stop_tracking(source);
 	tracee_tree_release(source->stopped);
 	source->stopped = NULL;
+	if (source->frozen_at)
+		source->summary->downtime_ms = (double)(clock_now_ns() - source->frozen_at) / (double)CLOCK_MS;
+	/* Takes milliseconds, during which it runs already. */
+	memory_stop_tracking(source);
 	for (size_t i = 0; source->freezer && source->dump && i < source->dump->processes.count; i++)
 		freezer_restore(source->freezer, source->dump->processes.items[i]->pid, NULL);
 	if (source->freezer && freezer_remove(source->freezer, deadline, &error) < 0)
 		log_warning(source->log, "%s", error.message);
 	if (source->state_fd >= 0)
 		journal_remove(source->state_fd, source->session, NULL);
+}
+
+void end_rollback(struct source *source)
+{
+	bool doubt = source->phase == PHASE_DOUBT;
+
+	end_release(source);
 	/* After doubt it has told us. */
 	if (!doubt)
 		source->destination->abort(source);

@@ -103,7 +103,7 @@ static uint64_t budget_pages(const struct source *source, uint64_t dirty)
 {
 	double fit;
 
-	if (source->options->mode == MIGRATE_PRECOPY)
+	if (source->options->mode == MIGRATE_PRECOPY || !source->destination->takes_late)
 		return UINT64_MAX;
 	if (source->options->mode == MIGRATE_POSTCOPY)
 		return 0;
@@ -223,6 +223,8 @@ static int collect_patiently(struct source *source, int64_t *ret_deadline, struc
 
 static void inherit_late(struct source *source)
 {
+	if (!source->destination->shares_pages)
+		return;
 	array_for_each(place, &source->memory) {
 		struct source_memory *memory = *place;
 		const struct dump_process *process = dump_context_find(source->dump, memory->pid);
@@ -338,7 +340,7 @@ static int commit(struct source *source, struct error *error)
 	return 0;
 }
 
-int freeze_and_hand_over(struct source *source, struct error *error)
+int freeze_prepare(struct source *source, struct error *error)
 {
 	int64_t deadline;
 	int r;
@@ -353,12 +355,24 @@ int freeze_and_hand_over(struct source *source, struct error *error)
 	if (r < 0)
 		return r;
 	source_enter(source, PHASE_HANDOVER);
-	r = hand_over(source, deadline, error);
-	if (r == 0)
-		r = freezer_freeze(source->freezer, true, deadline, error);
+	return hand_over(source, deadline, error);
+}
+
+int freeze_hold(struct source *source, struct error *error)
+{
+	int r = freezer_freeze(source->freezer, true, clock_deadline(SOURCE_HANDOVER_NS), error);
+
 	if (r < 0)
 		return r;
 	source_enter(source, PHASE_HELD);
-	r = source_check_cancel(source, error); /* the last moment at which that is possible */
+	return source_check_cancel(source, error); /* the last moment at which that is possible */
+}
+
+int freeze_and_hand_over(struct source *source, struct error *error)
+{
+	int r = freeze_prepare(source, error);
+
+	if (r == 0)
+		r = freeze_hold(source, error);
 	return r < 0 ? r : commit(source, error);
 }

@@ -192,4 +192,6 @@ const struct destination_operations destination_peer = {
 	.abort = give_up,
 	.bytes = source_bytes_sent,
 	.takes_hashes = true,
+	.takes_late = true,
+	.shares_pages = true,
 };

@@ -20,7 +20,7 @@ static const struct {
 	[PHASE_DOUBT] = { "in doubt", TO(PHASE_POSTCOPY) | TO(PHASE_ROLLBACK) },
 	[PHASE_POSTCOPY] = { "post-copy", TO(PHASE_DONE) },
 	[PHASE_DONE] = { "done", 0 },
-	[PHASE_ROLLBACK] = { "rollback", TO(PHASE_FAILED) },
+	[PHASE_ROLLBACK] = { "rollback", TO(PHASE_FAILED) | TO(PHASE_DONE) },
 	[PHASE_FAILED] = { "failed", 0 },
 };
 

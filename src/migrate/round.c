@@ -23,6 +23,8 @@
 /* Children that the target makes now are copies of their parents there: they hold what those hold. */
 static int inherit(struct source *source, unsigned depth, struct error *error)
 {
+	if (!source->destination->shares_pages)
+		return 0;
 	array_for_each(place, &source->memory) {
 		struct source_memory *memory = *place;
 		const struct dump_process *process = dump_context_find(source->dump, memory->pid);
@@ -220,7 +222,7 @@ int round_precopy(struct source *source, struct error *error)
 				     .ceiling_ns = source->options->downtime_most_ns,
 				     .hybrid = source->options->mode == MIGRATE_HYBRID };
 	enum estimate_next next = ESTIMATE_ROUND;
-	unsigned depth = 0;
+	unsigned depth = source->destination->shares_pages ? 0 : UINT32_MAX;
 	uint64_t pages;
 	int r;
 
@@ -231,7 +233,7 @@ int round_precopy(struct source *source, struct error *error)
 		if (r < 0)
 			return r;
 		/* A level of the tree a round at first, so that children are made from parents that have their pages. */
-		if (++depth <= tree_depth(source))
+		if (source->destination->shares_pages && ++depth <= tree_depth(source))
 			continue;
 		next = estimate_next(&estimate);
 		r = next == ESTIMATE_SLOWER ? slow_down(source, estimate.throttle, error) : 0;

@@ -14,28 +14,6 @@
 #include "source.h"
 #include "util/stop-point.h"
 
-static int prepare(struct source *source, struct error *error)
-{
-	char name[64];
-	int r;
-
-	r = track_probe(&source->track_kind, error);
-	if (r == 0)
-		r = guardian_start(source, error);
-	if (r == 0)
-		r = source_journal(source, JOURNAL_STARTED, error);
-	if (r < 0)
-		return r;
-	snprintf(name, sizeof(name), "pagestream-%.16s", source->summary->session);
-	r = freezer_new(name, source->options->pid, &source->freezer, error);
-	if (r == 0 && (size_t)snprintf(source->shared->freezer, sizeof(source->shared->freezer), "%s",
-				       freezer_path(source->freezer)) >= sizeof(source->shared->freezer))
-		r = error_set(error, -ENAMETOOLONG, "the cgroup %s has too long a name", freezer_path(source->freezer));
-	if (r == 0)
-		r = source_connect_streams(source, error);
-	return r;
-}
-
 static int until_commit(struct source *source, struct error *error)
 {
 	int r;
@@ -51,7 +29,9 @@ static int until_commit(struct source *source, struct error *error)
 	r = source_preflight(source, error);
 	if (r < 0 || source->options->dry_run)
 		return r;
-	r = prepare(source, error);
+	r = source_guard(source, error);
+	if (r == 0)
+		r = source_connect_streams(source, error);
 	if (r < 0)
 		return r;
 	source_enter(source, PHASE_PRECOPY);
@@ -129,15 +109,6 @@ static int after_commit(struct source *source, struct error *error)
 	return MIGRATE_MOVED;
 }
 
-static void describe(struct source *source)
-{
-	if (!source->dump)
-		return;
-	source->summary->processes = (uint32_t)source->dump->processes.count;
-	array_for_each(process, &source->dump->processes)
-		source->summary->threads += (uint32_t)(*process)->threads.count;
-}
-
 /* Whatever was waited for when the user gave up. */
 static void name_interrupt(const struct source *source, struct error *error)
 {
@@ -183,7 +154,7 @@ int migrate_send(const struct migrate_options *options, const struct log *log, s
 	} else {
 		outcome = roll_back(&source, error);
 	}
-	describe(&source);
+	source_describe(&source);
 	count_streams(&source);
 	source_deinit(&source);
 	return outcome;

@@ -153,6 +153,34 @@ int source_fill_freezer(struct source *source, struct error *error)
 	return 0;
 }
 
+int source_guard(struct source *source, struct error *error)
+{
+	char name[64];
+	int r = track_probe(&source->track_kind, error);
+
+	if (r == 0)
+		r = guardian_start(source, error);
+	if (r == 0)
+		r = source_journal(source, JOURNAL_STARTED, error);
+	if (r < 0)
+		return r;
+	snprintf(name, sizeof(name), "pagestream-%.16s", source->summary->session);
+	r = freezer_new(name, source->options->pid, &source->freezer, error);
+	if (r == 0 && (size_t)snprintf(source->shared->freezer, sizeof(source->shared->freezer), "%s",
+				       freezer_path(source->freezer)) >= sizeof(source->shared->freezer))
+		r = error_set(error, -ENAMETOOLONG, "the cgroup %s has too long a name", freezer_path(source->freezer));
+	return r;
+}
+
+void source_describe(struct source *source)
+{
+	if (!source->dump)
+		return;
+	source->summary->processes = (uint32_t)source->dump->processes.count;
+	array_for_each(process, &source->dump->processes)
+		source->summary->threads += (uint32_t)(*process)->threads.count;
+}
+
 int source_init(struct source *source, const struct migrate_options *options,
 		const struct destination_operations *destination, const struct log *log, struct migrate_summary *summary,
 		struct error *error)

@@ -91,6 +91,7 @@ struct source_watch {
 	double rate;     /* bytes a second, smoothed */
 	unsigned rested; /* intervals since the freeze */
 };
+struct directory;
 struct objects;
 
 struct source {
@@ -105,6 +106,7 @@ struct source {
 	uint8_t token[WIRE_TOKEN_SIZE];
 	char server_name[256];   /* that the target's certificate must prove */
 	char target_boot[64];
+	struct directory *directory; /* where it goes, or NULL; borrowed */
 	struct tls_context *tls;
 	struct rate_bucket *bucket; /* NULL: no limit */
 	struct stream *control, *urgent;
@@ -151,6 +153,10 @@ int source_check_cancel(const struct source *source, struct error *error);
  */
 int source_look(struct source *source, int (*look)(struct dump_context *, struct image_set *, struct error *),
 		struct error *error);
+/* What has to be there before the tree is touched: the guardian, the journal, a cgroup to hold the tree. */
+int source_guard(struct source *source, struct error *error);
+/* Puts the size of the tree into the summary. */
+void source_describe(struct source *source);
 /* Moves the tree's processes into the freezer's cgroup while they run: that takes milliseconds. Again for new ones. */
 int source_fill_freezer(struct source *source, struct error *error);
 
@@ -205,7 +211,12 @@ int round_precopy(struct source *source, struct error *error);
 /* A single round of all processes, however much is written meanwhile. */
 int round_once(struct source *source, struct error *error);
 
-/* freeze.c */
+/*
+ * freeze.c. freeze_prepare() stops the tree and gives the destination all that is left of it; freeze_hold() makes the stop
+ * outlive us; freeze_and_hand_over() does both, and commits.
+ */
+int freeze_prepare(struct source *source, struct error *error);
+int freeze_hold(struct source *source, struct error *error);
 int freeze_and_hand_over(struct source *source, struct error *error);
 
 /* serve.c */
@@ -216,8 +227,9 @@ int serve_postcopy(struct source *source, struct error *error);
  */
 int serve_ask(struct source *source, uint32_t *ret_state, struct error *error);
 
-/* end.c */
+/* end.c: the copy here is killed; or lets go of it, which then runs on as before; or does so because the move failed. */
 void end_source_copy(struct source *source);
+void end_release(struct source *source);
 void end_rollback(struct source *source);
 
 /* guardian.c */

@@ -19,6 +19,7 @@ LAYERS = {
     "restore": {"tracee", "image", "util", "proto"},
     "lazy": {"tracee", "transport", "util", "proto"},
     "pageserver": {"restore", "lazy", "transport", "tracee", "image", "util", "proto"},
+    "checkpoint": {"restore", "lazy", "transport", "tracee", "image", "util", "proto"},
     "migrate": {"dump", "track", "transport", "tracee", "image", "util", "proto"},
 }
 

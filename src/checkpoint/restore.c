@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * From a directory to a running tree:
+ *
+ *   open the directory, which checks it; list what is in the way on this host
+ *   level by level of the tree: make the processes, put their pages in place. A child begins as a copy of its parent, so
+ *   what is equal stays shared
+ *   descriptors, registers and all the rest; then let go
+ *
+ * Until the end the processes are shells that the kernel kills with this program, so a failure leaves nothing.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "pstree.pb-c.h"
+#include "private.h"
+#include "restore/file-lock.h"
+#include "restore/files.h"
+#include "util/cleanup.h"
+#include "util/clock.h"
+
+#define WORK_NS (60 * CLOCK_S) /* for one step of the kernel's work in the shells */
+
+static int report(const struct checkpoint *checkpoint, const struct image_blockers *blockers, struct error *error)
+{
+	size_t number = 0;
+
+	if (image_blockers_empty(blockers))
+		return 0;
+	array_for_each(blocker, &blockers->list) {
+		char pid[32] = "";
+
+		if (blocker->pid)
+			snprintf(pid, sizeof(pid), "PID %d: ", blocker->pid);
+		log_error(checkpoint->log, "%zu. %s%s %s: %s; %s", ++number, pid, blocker->kind, blocker->object,
+			  blocker->cause, blocker->remedy);
+	}
+	return error_set(error, -EBUSY, "%s cannot be restored here: %zu object%s in the way", checkpoint->options->path,
+			 blockers->list.count, blockers->list.count == 1 ? " is" : "s are");
+}
+
+static int check(struct checkpoint *checkpoint, struct error *error)
+{
+	const struct image_set *images = image_directory_set(checkpoint->directory);
+	struct image_blockers blockers;
+	int r;
+
+	if (!image_set_find(images, IMAGE_PSTREE, 0))
+		return error_set(error, -EINVAL,
+				 "%s holds pages only: it is a pre-dump, or a round of another checkpoint, to which it belongs",
+				 checkpoint->options->path);
+	image_blockers_init(&blockers);
+	r = restore_check(images, &blockers, error);
+	if (r == 0)
+		r = restore_files_check(images, &blockers, error);
+	if (r == 0)
+		r = report(checkpoint, &blockers, error);
+	image_blockers_deinit(&blockers);
+	return r;
+}
+
+static int check_cancel(const struct checkpoint *checkpoint, struct error *error)
+{
+	struct pollfd fd = { .fd = checkpoint->options->cancel_fd, .events = POLLIN };
+
+	return poll(&fd, 1, 0) > 0 ? error_set(error, -ECANCELED, "interrupted: nothing was restored") : 0;
+}
+
+static size_t count_wanted(const struct image_set *images)
+{
+	size_t cursor = 0, count = 0;
+
+	while (image_set_next(images, IMAGE_PSTREE, IMAGE_ANY, &cursor))
+		count++;
+	return count;
+}
+
+static int build(struct checkpoint *checkpoint, struct error *error)
+{
+	const struct image_set *images = image_directory_set(checkpoint->directory);
+	struct restore_tree *tree = checkpoint->tree;
+	size_t wanted = count_wanted(images), before;
+	int r = 0;
+
+	tree->depth = 0;
+	do {
+		before = tree->processes.count;
+		tree->deadline = clock_deadline(WORK_NS);
+		r = check_cancel(checkpoint, error);
+		if (r == 0)
+			r = restore_tree_layout(tree, images, error);
+		if (r == 0 && tree->depth == 0)
+			r = checkpoint_fill_objects(checkpoint, error);
+		if (r == 0)
+			r = checkpoint_fill_processes(checkpoint, error);
+		tree->depth++;
+	} while (r == 0 && tree->processes.count < wanted && tree->processes.count > before);
+	tree->depth = UINT_MAX;
+	return r;
+}
+
+static int finish(struct checkpoint *checkpoint, struct error *error)
+{
+	struct restore_tree *tree = checkpoint->tree;
+	int r = checkpoint->lazy ? checkpoint_lazy_begin(checkpoint->lazy, checkpoint, error) : 0;
+
+	tree->deadline = clock_deadline(WORK_NS);
+	if (r == 0)
+		r = restore_tree_finish(tree, image_directory_set(checkpoint->directory), error);
+	if (r == 0)
+		r = check_cancel(checkpoint, error);
+	if (r == 0)
+		r = restore_tree_keep(tree, error);
+	if (r < 0)
+		return r;
+	restore_tree_go(tree);
+	return 0;
+}
+
+/* The holders of locks on files are gone, unless somebody else has taken them meanwhile. */
+static void take_locks(struct checkpoint *checkpoint)
+{
+	struct restore_locks *locks = restore_locks_steal(checkpoint->tree);
+	struct error error = ERROR_INIT;
+	size_t left = 0;
+
+	if (!locks)
+		return;
+	if (restore_locks_take(locks, clock_deadline(CLOCK_S), &left, &error) < 0 || left)
+		log_warning(checkpoint->log, "%zu locks on files could not be taken again%s%s", left,
+			    error.code ? ": " : "", error.code ? error.message : "");
+	restore_locks_free(locks);
+}
+
+static void describe(struct checkpoint *checkpoint)
+{
+	checkpoint->summary->pid = checkpoint->tree->processes.items[0]->pid;
+	checkpoint->summary->processes = (uint32_t)checkpoint->tree->processes.count;
+	array_for_each(process, &checkpoint->tree->processes)
+		checkpoint->summary->threads += (uint32_t)(*process)->tracee->threads.count;
+}
+
+int checkpoint_restore(const struct checkpoint_restore_options *options, const struct log *log,
+		       struct checkpoint_summary *summary, struct checkpoint_lazy **ret_lazy, struct error *error)
+{
+	struct checkpoint checkpoint = { .options = options, .log = log, .summary = summary };
+	int64_t began = clock_now_ns();
+	int r;
+
+	*summary = (struct checkpoint_summary){ 0 };
+	checkpoint.restore = options->restore;
+	r = image_directory_open(options->path, &checkpoint.directory, error);
+	if (r == 0)
+		r = check(&checkpoint, error);
+	if (r == 0)
+		r = restore_tree_new(&checkpoint.restore, log, &checkpoint.tree, error);
+	if (r == 0 && options->lazy_pages)
+		r = checkpoint_lazy_new(&checkpoint, &checkpoint.lazy, error);
+	if (r == 0)
+		r = build(&checkpoint, error);
+	if (r == 0) {
+		describe(&checkpoint);
+		r = finish(&checkpoint, error);
+	}
+	summary->ready_ms = (double)(clock_now_ns() - began) / (double)CLOCK_MS;
+	if (r == 0)
+		take_locks(&checkpoint);
+	restore_tree_free(checkpoint.tree);
+	if (r == 0 && checkpoint.lazy)
+		*ret_lazy = steal_ptr(&checkpoint.lazy);
+	else if (r == 0)
+		*ret_lazy = NULL;
+	checkpoint_lazy_free(checkpoint.lazy);
+	image_directory_free(checkpoint.directory);
+	return r;
+}

@@ -1,0 +1,505 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A directory as the destination. The pages of a page map lie in its pages file in order of address, so a page that is sent
+ * again cannot take its old place: each round of pre-copy is a directory of its own, the parent of the next, and the last
+ * one says of every page whether it is in it or in its parent.
+ *
+ *   images      a new directory; what has been unmapped since is forgotten
+ *   pages       into it, by address; in front of each run, the pages between that the parents hold
+ *   round_end   what the parents hold behind the last run; then it is sealed, but for the last one
+ *   complete    the last one: deleted files, the records, the seal
+ *
+ * With a checkpoint of an earlier time as parent, what has changed since is found by comparing each page with it: trackers
+ * of written pages end with the program that uses them.
+ *
+ * The content of deleted files has no parents in the format: it is kept in unnamed files until the end.
+ */
+#include "directory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "dump/shared-memory.h"
+#include "image/directory.h"
+#include "image/mapping.h"
+#include "inventory.pb-c.h"
+#include "mm.pb-c.h"
+#include "source.h"
+#include "util/cleanup.h"
+#include "util/fdio.h"
+
+#define PAGE IMAGE_PAGE_SIZE
+#define ROUND_NAME "%s/pre-copy-%u"
+#define COPY_PAGES 256u
+
+/* A process, shared memory object or deleted file, and what of it has been written. */
+struct object {
+	enum image_pages_kind kind;
+	uint32_t id;
+	struct pageset held;                /* pages that the directories so far have */
+	struct image_pages_writer *writer;  /* of the present one; NULL: nothing added yet */
+	struct image_pages_reader *before;  /* of the earlier checkpoint; NULL: it has none, or is not compared any more */
+	uint64_t cursor;                    /* first page that is not settled in the present one */
+	int content_fd;                     /* deleted files: their content by offset; -1: none */
+	bool seen;                          /* during a refresh */
+};
+
+struct directory {
+	const char *path;
+	const char *parent_path;             /* of the user's; NULL: none */
+	bool rounds;
+	struct image_directory *parent;      /* opened, for comparing; NULL: none */
+	ARRAY(struct image_directory *) written; /* by round; the last one is the present one */
+	ARRAY(struct object) objects;
+	uint64_t bytes;                      /* of pages, written so far */
+	bool made;     /* `path` itself is ours */
+	bool complete;
+};
+
+/* ---- objects */
+
+static void object_deinit(struct object *object)
+{
+	image_pages_end(object->writer, NULL);
+	image_pages_close(object->before);
+	pageset_deinit(&object->held);
+	cleanup_fd(&object->content_fd);
+}
+
+static struct object *object_find(struct directory *directory, enum image_pages_kind kind, uint32_t id)
+{
+	array_for_each(object, &directory->objects)
+		if (object->kind == kind && object->id == id)
+			return object;
+	return NULL;
+}
+
+/* A file without a name, on the file system where the checkpoint goes. */
+static int open_unnamed(const char *path, int *ret_fd, struct error *error)
+{
+	int fd = open(path, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+	if (fd < 0)
+		return error_set_errno(error, -errno, "%s: cannot keep the content of a deleted file", path);
+	*ret_fd = fd;
+	return 0;
+}
+
+static int object_get(struct directory *directory, enum image_pages_kind kind, uint32_t id, struct object **ret,
+		      struct error *error)
+{
+	struct object fresh = { .kind = kind, .id = id, .content_fd = -1 };
+	int r = 0;
+
+	*ret = object_find(directory, kind, id);
+	if (*ret)
+		return 0;
+	if (kind == IMAGE_PAGES_GHOST)
+		r = open_unnamed(directory->path, &fresh.content_fd, error);
+	else if (directory->parent && directory->written.count == 1)
+		r = image_pages_open(directory->parent, kind, id, &fresh.before, error);
+	if (r == -ENOENT && kind != IMAGE_PAGES_GHOST) { /* it is new */
+		error_clear(error);
+		r = 0;
+	}
+	if (r == 0 && array_append(&directory->objects, fresh) < 0)
+		r = error_set(error, -ENOMEM, "out of memory");
+	if (r < 0) {
+		object_deinit(&fresh);
+		return r;
+	}
+	*ret = &directory->objects.items[directory->objects.count - 1];
+	return 0;
+}
+
+static int object_of_header(struct source *source, const struct wire_pages_header *header, struct object **ret,
+			    struct error *error)
+{
+	enum image_pages_kind kind = IMAGE_PAGES_PROCESS;
+
+	if (!header->pid)
+		kind = dump_shared_get(source->dump, header->shared - 1)->ghost ? IMAGE_PAGES_GHOST : IMAGE_PAGES_SHARED;
+	return object_get(source->directory, kind, header->pid ? header->pid : header->shared, ret, error);
+}
+
+/* ---- one round */
+
+static int writer_get(struct directory *directory, struct object *object, struct error *error)
+{
+	struct image_directory *now = directory->written.items[directory->written.count - 1];
+
+	return object->writer ? 0 : image_pages_begin(now, object->kind, object->id, &object->writer, error);
+}
+
+/* Pages from the cursor up to page number `end` that the parents hold are left there. */
+static int settle(struct directory *directory, struct object *object, uint64_t end, struct error *error)
+{
+	uint64_t page = object->cursor, found, n;
+	int r = 0;
+
+	while (r == 0 && page < end && (n = pageset_next(&object->held, page, end - page, &found)) && found < end) {
+		if (n > end - found)
+			n = end - found;
+		r = writer_get(directory, object, error);
+		if (r == 0)
+			r = image_pages_add_in_parent(object->writer, found * PAGE, n, error);
+		page = found + n;
+	}
+	object->cursor = end;
+	return r;
+}
+
+/* 1 if the earlier checkpoint has the same at this address, 0 if not. */
+static int is_as_before(struct object *object, uint64_t address, const uint8_t *data, struct error *error)
+{
+	struct image_pages_run run;
+	uint8_t page[PAGE];
+	int r;
+
+	if (!object->before || image_pages_find(object->before, address, &run) < 0)
+		return 0;
+	r = image_pages_read(object->before, &run, (address - run.address) / PAGE, 1, page, error);
+	return r < 0 ? r : memcmp(page, data, PAGE) == 0;
+}
+
+/* Neighbours that are alike, new or as before, go in one call. */
+static int add_pages(struct directory *directory, struct object *object, uint64_t address, uint64_t pages,
+		     const uint8_t *data, struct error *error)
+{
+	uint64_t first = 0;
+	int r = writer_get(directory, object, error), was = 0;
+
+	for (uint64_t i = 0; r == 0 && i <= pages; i++) {
+		int is = i < pages ? is_as_before(object, address + i * PAGE, data + i * PAGE, error) : !was;
+
+		if (is < 0)
+			return is;
+		if (i && is != was) {
+			if (was)
+				r = image_pages_add_in_parent(object->writer, address + first * PAGE, i - first, error);
+			else
+				r = image_pages_add(object->writer, address + first * PAGE, i - first, data + first * PAGE, error);
+			directory->bytes += was ? 0 : (i - first) * PAGE;
+			first = i;
+		}
+		was = is;
+	}
+	return r;
+}
+
+static int keep_content(struct directory *directory, struct object *object, const struct wire_pages_header *header,
+			const void *data, struct error *error)
+{
+	size_t size = (size_t)header->pages * PAGE;
+	int r = 0;
+
+	if (header->kind == WIRE_PAGES_DATA)
+		r = fdio_pwrite(object->content_fd, data, size, header->address);
+	else if (header->kind == WIRE_PAGES_ZERO &&
+		 fallocate(object->content_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)header->address,
+			   (off_t)size) < 0)
+		r = -errno;
+	directory->bytes += header->kind == WIRE_PAGES_DATA ? size : 0;
+	return r < 0 ? error_set_errno(error, r, "%s: cannot keep the content of a deleted file", directory->path) : 0;
+}
+
+static int pages(struct source *source, uint32_t stream, const struct wire_pages_header *header, const void *data,
+		 int64_t deadline, struct error *error)
+{
+	struct directory *directory = source->directory;
+	uint64_t page = header->address / PAGE;
+	struct object *object;
+	int r = object_of_header(source, header, &object, error);
+
+	if (r == 0 && object->kind == IMAGE_PAGES_GHOST)
+		return keep_content(directory, object, header, data, error);
+	if (r == 0)
+		r = settle(directory, object, page, error);
+	if (r == 0 && header->kind == WIRE_PAGES_DATA)
+		r = add_pages(directory, object, header->address, header->pages, data, error);
+	if (r < 0)
+		return r;
+	object->cursor = page + header->pages;
+	pageset_remove(&object->held, page, header->pages);
+	if (header->kind == WIRE_PAGES_DATA && pageset_add(&object->held, page, header->pages) < 0)
+		return error_set(error, -ENOMEM, "out of memory");
+	return 0;
+}
+
+/* ---- what is gone */
+
+static void forget(struct object *object, uint64_t from, uint64_t to)
+{
+	if (to > from)
+		pageset_remove(&object->held, from / PAGE, (to - from) / PAGE);
+}
+
+static int forget_unmapped(struct source *source, struct object *object, const struct image_record *record,
+			   struct error *error)
+{
+	_cleanup_message_ AddressSpace *mm = NULL;
+	uint64_t at = 0;
+	int r = image_unpack(record, address_space, &mm, error);
+
+	for (size_t i = 0; r == 0 && i < mm->n_vmas; i++) {
+		if (!(mm->vmas[i]->status & MAPPING_HAS_PAGES))
+			continue;
+		forget(object, at, mm->vmas[i]->start);
+		at = mm->vmas[i]->end;
+	}
+	if (r == 0)
+		forget(object, at, UINT64_C(1) << 47);
+	return r;
+}
+
+/* Objects that are gone leave the list; of the others what is gone is forgotten. */
+static int refresh(struct source *source, struct error *error)
+{
+	struct directory *directory = source->directory;
+	size_t kept = 0;
+	int r = 0;
+
+	array_for_each(object, &directory->objects) {
+		const struct image_record *record = NULL;
+
+		object->cursor = 0;
+		if (object->kind == IMAGE_PAGES_PROCESS) {
+			record = image_set_find(source->images, IMAGE_MM, object->id);
+			if (r == 0 && record)
+				r = forget_unmapped(source, object, record, error);
+			object->seen = record != NULL;
+		} else {
+			const struct dump_shared_object *shared = dump_shared_get(source->dump, object->id - 1);
+
+			object->seen = shared->present;
+			forget(object, (shared->size + PAGE - 1) / PAGE * PAGE, UINT64_C(1) << 47);
+		}
+		if (object->seen)
+			directory->objects.items[kept++] = *object;
+		else
+			object_deinit(object);
+	}
+	directory->objects.count = kept;
+	return r;
+}
+
+/* ---- operations */
+
+/* The process that a checkpoint is of: two of one chain have to be of the same. */
+static int check(struct source *source, struct error *error)
+{
+	const struct directory *directory = source->directory;
+	const struct image_record *record;
+	_cleanup_message_ Inventory *inventory = NULL;
+	char boot[JOURNAL_BOOT_ID_MAX] = "";
+	int r;
+
+	if (!directory->parent)
+		return 0;
+	record = image_set_find(image_directory_set(directory->parent), IMAGE_INVENTORY, 0);
+	if (!record)
+		return error_set(error, -EINVAL, "%s is no checkpoint that another one can build upon", directory->parent_path);
+	r = image_unpack(record, inventory, &inventory, error);
+	if (r < 0)
+		return r;
+	if (!inventory->root)
+		return error_set(error, -EINVAL, "%s does not say which process it is of: begin a chain of checkpoints anew",
+				 directory->parent_path);
+	journal_boot_id(boot, NULL);
+	if (inventory->root->pid != (uint32_t)source->dump->root || strcmp(inventory->root->boot_id, boot) != 0 ||
+	    inventory->root->start_time != source->dump->processes.items[0]->stat.start_time)
+		return error_set(error, -EINVAL, "%s is of another process (PID %u, begun at another time) than PID %d",
+				 directory->parent_path, inventory->root->pid, source->dump->root);
+	return 0;
+}
+
+static int images(struct source *source, bool frozen, uint32_t depth, int64_t deadline, struct error *error)
+{
+	struct directory *directory = source->directory;
+	struct image_directory *now = NULL;
+	unsigned round = (unsigned)directory->written.count;
+	char path[PATH_MAX], parent[PATH_MAX];
+	const char *parent_path = directory->parent_path;
+	int r = refresh(source, error);
+
+	if (r < 0)
+		return r;
+	snprintf(parent, sizeof(parent), ROUND_NAME, directory->path, round);
+	if (round)
+		parent_path = parent;
+	snprintf(path, sizeof(path), ROUND_NAME, directory->path, round + 1);
+	if (directory->rounds && round == 0) {
+		directory->made = mkdir(directory->path, 0700) == 0;
+		if (!directory->made && errno != EEXIST)
+			return error_set_errno(error, -errno, "%s", directory->path);
+	}
+	r = image_directory_create(directory->rounds && !frozen ? path : directory->path, parent_path, &now, error);
+	if (r == 0 && array_append(&directory->written, now) < 0) {
+		image_directory_discard(now);
+		r = error_set(error, -ENOMEM, "out of memory");
+	}
+	return r;
+}
+
+static int laid_out(struct source *source, int64_t deadline, struct error *error)
+{
+	return 0;
+}
+
+/* A round that more follow is complete here; the last one is when the records are. */
+static int round_end(struct source *source, int64_t deadline, struct error *error)
+{
+	struct directory *directory = source->directory;
+	struct image_directory *now = directory->written.items[directory->written.count - 1];
+	int r = 0;
+
+	array_for_each(object, &directory->objects) {
+		if (r == 0 && object->kind != IMAGE_PAGES_GHOST)
+			r = settle(directory, object, UINT64_MAX / PAGE, error);
+		if (r == 0)
+			r = image_pages_end(steal_ptr(&object->writer), error);
+		image_pages_close(steal_ptr(&object->before));
+	}
+	if (r == 0 && directory->rounds && source->phase == PHASE_PRECOPY)
+		r = image_directory_seal(now, error);
+	return r;
+}
+
+static int round_done(struct source *source, struct source_jobs *rejected, int64_t deadline, struct error *error)
+{
+	return 0;
+}
+
+static int drop(struct source *source, const struct source_jobs *drops, int64_t deadline, struct error *error)
+{
+	array_for_each(job, &drops->list) {
+		struct object *object = object_find(source->directory, IMAGE_PAGES_PROCESS, (uint32_t)job->pid);
+
+		if (object)
+			pageset_remove(&object->held, job->address / PAGE, job->pages);
+	}
+	return 0;
+}
+
+static int prepare(struct source *source, const struct source_jobs *late, int64_t deadline, struct error *error)
+{
+	return 0;
+}
+
+static int prepared(struct source *source, int64_t deadline, struct error *error)
+{
+	return 0;
+}
+
+/* What was written goes with directory_free(). */
+static void give_up(struct source *source)
+{
+}
+
+static uint64_t bytes(const struct source *source)
+{
+	return source->directory->bytes;
+}
+
+const struct destination_operations destination_directory = {
+	.check = check,
+	.images = images,
+	.laid_out = laid_out,
+	.pages = pages,
+	.round_end = round_end,
+	.round_done = round_done,
+	.drop = drop,
+	.prepare = prepare,
+	.prepared = prepared,
+	.abort = give_up,
+	.bytes = bytes,
+};
+
+/* ---- beginning and end */
+
+int directory_new(const char *path, const char *parent, bool rounds, struct directory **ret, struct error *error)
+{
+	struct directory *directory = calloc(1, sizeof(*directory));
+	int r;
+
+	if (!directory)
+		return error_set(error, -ENOMEM, "out of memory");
+	directory->path = path;
+	directory->parent_path = parent;
+	directory->rounds = rounds;
+	r = parent ? image_directory_open(parent, &directory->parent, error) : 0;
+	if (r < 0) {
+		free(directory);
+		return r;
+	}
+	*ret = directory;
+	return 0;
+}
+
+void directory_free(struct directory *directory)
+{
+	if (!directory)
+		return;
+	array_for_each(object, &directory->objects)
+		object_deinit(object);
+	array_deinit(&directory->objects);
+	for (size_t i = directory->written.count; i-- > 0;) {
+		if (directory->complete)
+			image_directory_free(directory->written.items[i]);
+		else
+			image_directory_discard(directory->written.items[i]);
+	}
+	array_deinit(&directory->written);
+	if (directory->made && !directory->complete)
+		rmdir(directory->path);
+	image_directory_free(directory->parent);
+	free(directory);
+}
+
+static int copy_content(struct image_directory *now, struct object *object, struct error *error)
+{
+	struct image_pages_writer *writer = NULL;
+	_cleanup_free_ uint8_t *data = malloc(COPY_PAGES * PAGE);
+	off_t at = 0, end;
+	int r = data ? image_pages_begin(now, object->kind, object->id, &writer, error) :
+		       error_set(error, -ENOMEM, "out of memory");
+	int ended;
+
+	while (r == 0 && (at = lseek(object->content_fd, at, SEEK_DATA)) >= 0) {
+		end = lseek(object->content_fd, at, SEEK_HOLE);
+		while (r == 0 && at < end) {
+			uint64_t n = (uint64_t)(end - at) / PAGE < COPY_PAGES ? (uint64_t)(end - at) / PAGE : COPY_PAGES;
+
+			if (fdio_pread(object->content_fd, data, n * PAGE, (uint64_t)at) != (ssize_t)(n * PAGE))
+				r = error_set_errno(error, -EIO, "cannot read back the content of a deleted file");
+			else
+				r = image_pages_add(writer, (uint64_t)at, n, data, error);
+			at += (off_t)(n * PAGE);
+		}
+	}
+	ended = image_pages_end(writer, r < 0 ? NULL : error);
+	return r < 0 ? r : ended;
+}
+
+int directory_complete(struct source *source, struct error *error)
+{
+	struct directory *directory = source->directory;
+	struct image_directory *now = directory->written.items[directory->written.count - 1];
+	int r = 0;
+
+	array_for_each(object, &directory->objects)
+		if (r == 0 && object->kind == IMAGE_PAGES_GHOST)
+			r = copy_content(now, object, error);
+	if (r == 0)
+		r = image_directory_write_set(now, source->images, error);
+	if (r == 0)
+		r = image_directory_seal(now, error);
+	directory->complete = r == 0;
+	return r;
+}
