@@ -249,6 +249,37 @@ static void test_blockers(void **state)
 	move_end(&move);
 }
 
+static void setup_large_ghost(const char *directory)
+{
+	char path[128];
+
+	join(path, sizeof(path), directory, "large");
+	CHILD_CHECK(open(path, O_RDWR | O_CREAT, 0600) == 0);
+	CHILD_CHECK(ftruncate(0, 8192) == 0);
+	CHILD_CHECK(unlink(path) == 0);
+}
+
+/* The limit counts the size, and the blocker says all that one needs to know. */
+static void test_ghost_limit(void **state)
+{
+	const struct image_blocker *blocker;
+	struct move move;
+
+	move_begin(&move, setup_large_ghost);
+	move.dump_options.ghost_limit = 8192;
+	move_dump(&move, false);
+	move_expect_no_blockers(&move);
+	move.dump_options.ghost_limit = 8191;
+	move_dump(&move, true);
+	assert_int_equal(move.source.blockers.list.count, 1);
+	blocker = move.source.blockers.list.items;
+	assert_non_null(strstr(blocker->object, "/large"));
+	assert_non_null(strstr(blocker->cause, "8192 bytes"));
+	assert_non_null(strstr(blocker->cause, "8191"));
+	assert_non_null(strstr(blocker->remedy, "--ghost-limit"));
+	move_end(&move);
+}
+
 static void setup_outside(const char *directory)
 {
 	/* The parent's end, fetched again by /proc, since everything was closed. */
@@ -351,6 +382,7 @@ int main(void)
 		cmocka_unit_test(test_deleted),	 cmocka_unit_test(test_pipes),
 		cmocka_unit_test(test_blockers), cmocka_unit_test(test_outside_pipe),
 		cmocka_unit_test(test_locks),	 cmocka_unit_test(test_lock_later),
+		cmocka_unit_test(test_ghost_limit),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
