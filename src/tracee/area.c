@@ -49,10 +49,13 @@ uint64_t area_batch_address(const struct tracee_process *process, int slot)
 	return area_slot_address(process, slot) + SLOT_BATCH;
 }
 
-/* Not the gap into which the stack grows. */
+/*
+ * Not the gap into which the stack grows, if there is another. Where the vDSO lies above the stack (Linux 6.1, say) a process
+ * that has mapped nothing has no other: then the lower half of that one, terabytes away from stack and mappings to come.
+ */
 uint64_t area_find_gap(const struct procfs_maps *maps, int n)
 {
-	uint64_t end = USER_END;
+	uint64_t end = USER_END, below = 0;
 	bool below_stack = false;
 
 	for (size_t i = maps->count; i-- > 0;) {
@@ -60,12 +63,16 @@ uint64_t area_find_gap(const struct procfs_maps *maps, int n)
 
 		if (map->start >= USER_END)
 			continue;
-		if (!below_stack && end > map->end && end - map->end >= GAP_MIN && n-- == 0)
-			return end;
+		if (end > map->end && end - map->end >= GAP_MIN) {
+			if (!below_stack && n-- == 0)
+				return end;
+			if (below_stack && end - map->end >= 2 * GAP_MIN)
+				below = map->end + (end - map->end) / 2;
+		}
 		end = map->start;
 		below_stack = map->name && strcmp(map->name, "[stack]") == 0;
 	}
-	return end >= LOWEST + GAP_MIN && n <= 0 ? end : 0;
+	return end >= LOWEST + GAP_MIN && n <= 0 ? end : below;
 }
 
 static int choose_address(struct tracee_process *process, uint64_t size, int attempt, uint64_t *ret,
