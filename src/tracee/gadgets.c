@@ -41,9 +41,17 @@ struct known_process {
 	uint64_t free_end; /* end of a gap */
 };
 
+/* A thread that was stopped in a call that will go on by restart_syscall(2), and whose number the code does not tell. */
+struct known_call {
+	pid_t tid;
+	uint64_t nr;
+	struct user_regs_struct regs; /* at that stop */
+};
+
 struct tracee_hints {
 	ARRAY(struct hint) files;
 	ARRAY(struct known_process) processes;
+	ARRAY(struct known_call) calls; /* one for each thread, at most */
 };
 
 struct tracee_hints *tracee_hints_new(void)
@@ -57,6 +65,7 @@ void tracee_hints_free(struct tracee_hints *hints)
 		return;
 	array_deinit(&hints->files);
 	array_deinit(&hints->processes);
+	array_deinit(&hints->calls);
 	free(hints);
 }
 
@@ -173,6 +182,35 @@ static void remember(struct tracee_process *process)
 		}
 	}
 	(void)array_append(&process->own->hints->processes, known);
+}
+
+void hints_note_call(struct tracee_hints *hints, pid_t tid, const struct user_regs_struct *regs)
+{
+	const struct known_call call = { .tid = tid, .nr = regs->orig_rax, .regs = *regs };
+
+	if (!hints)
+		return;
+	array_for_each (older, &hints->calls) {
+		if (older->tid == tid) {
+			*older = call;
+			return;
+		}
+	}
+	(void)array_append(&hints->calls, call);
+}
+
+int64_t hints_find_call(const struct tracee_hints *hints, pid_t tid, const struct user_regs_struct *regs)
+{
+	if (!hints)
+		return -1;
+	array_for_each (call, &hints->calls) {
+		const struct user_regs_struct *was = &call->regs;
+
+		if (call->tid == tid && was->rsp == regs->rsp && was->rdi == regs->rdi && was->rsi == regs->rsi &&
+		    was->rdx == regs->rdx && was->r10 == regs->r10)
+			return (int64_t)call->nr;
+	}
+	return -1;
 }
 
 /* A forked child mostly has the layout of its parent: two short reads tell. */

@@ -160,6 +160,9 @@ bool inject_is_under_way(struct tracee_thread *thread);
 /* ---- gadgets.c */
 
 /* Looks them up unless they are known; "syscall" is found or it fails, the other two may be 0. */
+/* The call that a stopped thread of those registers is in; -1: not noted. Kept in the hints, which may be NULL. */
+void hints_note_call(struct tracee_hints *hints, pid_t tid, const struct user_regs_struct *regs);
+int64_t hints_find_call(const struct tracee_hints *hints, pid_t tid, const struct user_regs_struct *regs);
 int gadgets_find(struct tracee_process *process, struct error *error);
 bool gadgets_complete(const struct gadgets *gadgets);
 

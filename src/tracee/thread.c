@@ -128,7 +128,7 @@ static bool has_restart_block(int64_t nr)
 #define CODE_BEFORE 32 /* bytes in front of a syscall instruction where its number is looked for */
 
 /* The number that was loaded for the syscall instruction at `address`: "mov $nr, %eax", then maybe loads of arguments. */
-static int64_t find_loaded_number(struct tracee_thread *thread, uint64_t address)
+static int64_t find_loaded_number(const struct tracee_thread *thread, uint64_t address)
 {
 	uint8_t code[CODE_BEFORE];
 	size_t size = sizeof(code);
@@ -171,6 +171,8 @@ static void name_restarted_call(struct tracee_thread *thread)
 	if (!has_restart_block(nr))
 		nr = find_loaded_number(thread, address);
 	if (nr < 0)
+		nr = hints_find_call(thread->process->own->hints, thread->tid, regs);
+	if (nr < 0)
 		return;
 	regs->rax = (uint64_t)-ERESTART_RESTARTBLOCK;
 	regs->orig_rax = (uint64_t)nr;
@@ -178,9 +180,20 @@ static void name_restarted_call(struct tracee_thread *thread)
 	thread_set_kernel_regs(thread, regs, NULL);
 }
 
+/* The function syscall(3), for one, gets the number as an argument: at the next stop nothing else will tell it. */
+static void note_call(const struct tracee_thread *thread)
+{
+	const struct user_regs_struct *regs = &thread->regs;
+
+	if ((int64_t)regs->rax == -ERESTART_RESTARTBLOCK && has_restart_block((int64_t)regs->orig_rax) &&
+	    thread->process->own->hints && find_loaded_number(thread, regs->rip - SYSCALL_SIZE) < 0)
+		hints_note_call(thread->process->own->hints, thread->tid, regs);
+}
+
 static void resume_call(struct tracee_thread *thread)
 {
 	name_restarted_call(thread);
+	note_call(thread);
 	if ((int64_t)thread->regs.rax != -EINTR || (int64_t)thread->regs.orig_rax < 0 ||
 	    !is_ended_by_stop(thread->regs.orig_rax))
 		return;
