@@ -53,6 +53,7 @@ int track_runs_add(struct track_runs *runs, size_t first, uint64_t start, uint64
 #define TRACK_PAGEMAP_FILE       (UINT64_C(1) << 61)
 #define TRACK_PAGEMAP_GUARD      (UINT64_C(1) << 58)
 #define TRACK_PAGEMAP_SOFT_DIRTY (UINT64_C(1) << 55)
+#define TRACK_PAGEMAP_FRAME      ((UINT64_C(1) << 55) - 1)
 
 /* TRACK_PRESENT, SWAPPED, FILE and GUARD of an entry; 0: no content. */
 uint32_t track_pagemap_flags(uint64_t entry);

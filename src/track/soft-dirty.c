@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Written pages by soft-dirty bits: for kernels older than 6.7 that have CONFIG_MEM_SOFT_DIRTY.
+ * Written pages by soft-dirty bits: for kernels older than 6.7 that have CONFIG_MEM_SOFT_DIRTY (seen on Linux 6.1).
  *
  * Model. Writing 4 to /proc/PID/clear_refs clears bit 55 of all pagemap entries of an address space, and the
  * first write to a page sets it again. New mappings have it set throughout. There is no step that reads and clears: a
@@ -13,14 +13,18 @@
  *   scan                           reports pending pages and those whose bit is set; TRACK_PROTECT takes what it
  *                                  reported out of `pending`, and of the first round
  *
+ * The bit is not enough. A page that is dropped (MADV_DONTNEED) and then read is the kernel's page of zeros, or the file's
+ * page, without the bit; and mremap() that moves whole page tables gives pages another address without setting it. So the
+ * frame of each page is noted when it is reported, and a page in another frame counts as written, too (frames.h).
+ *
  * Without stops that is right and wasteful: a page once written is reported in each round until the next
  * TRACK_STOPPED. The caller learns by track_wants_stop() that a short stop now and then pays.
  *
  * Pages are looked at one by one in pagemap (8 bytes each); a sparse mapping of 64 GiB costs some 100 ms. The zero page
  * and huge pages are not told apart from others.
  *
- * Failure modes: a kernel without the option takes the 4 and reports nothing: track_probe() finds that out. Bits that
- * cannot be saved are not cleared.
+ * Failure modes: a kernel without the option takes the 4 and reports nothing: track_probe() finds that out. Without
+ * CAP_SYS_ADMIN frames are hidden: -EPERM. Bits that cannot be saved are not cleared.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -28,8 +32,10 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "frames.h"
 #include "private.h"
 
+#include "util/cleanup.h"
 #include "util/fdio.h"
 
 #define ENTRIES_CHUNK 4096
@@ -39,6 +45,7 @@ struct soft_dirty {
 	int clear_fd;                   /* owned: /proc/PID/clear_refs */
 	unsigned int updates;           /* updates so far; 1: the first round, in which everything counts as written */
 	struct track_ranges pending;    /* owned: written before the bits were cleared, not reported yet; by address */
+	struct frames frames;           /* owned: what was reported last, for each page */
 	struct track_ranges foreign;    /* owned: mappings without memory of the process's own; by address */
 	uint64_t entries[ENTRIES_CHUNK]; /* what was last read from pagemap */
 };
@@ -190,6 +197,7 @@ static int update(struct track *track, const struct procfs_maps *maps, unsigned 
 		return r;
 	if (list_foreign(dirty, maps) < 0)
 		return error_set(error, -ENOMEM, "no memory for a list of mappings");
+	frames_prune(&dirty->frames, maps);
 	/* In the first round everything is reported, so the bits that are cleared now need not be saved. */
 	if (flags & TRACK_STOPPED)
 		r = dirty->updates == 0 ? clear_bits(dirty, error) : save_and_clear(dirty, maps, error);
@@ -208,9 +216,10 @@ struct report {
 	bool absent;             /* tell only where there is nothing */
 };
 
-static bool page_is_written(const struct soft_dirty *dirty, uint64_t entry, uint64_t page)
+static bool page_is_written(struct soft_dirty *dirty, uint64_t entry, uint64_t page)
 {
-	return dirty->updates < 2 || (entry & TRACK_PAGEMAP_SOFT_DIRTY) || in_ranges(&dirty->pending, page);
+	return dirty->updates < 2 || (entry & TRACK_PAGEMAP_SOFT_DIRTY) || in_ranges(&dirty->pending, page) ||
+	       !frames_same(&dirty->frames, page, entry);
 }
 
 static int report_pages(struct soft_dirty *dirty, uint64_t address, size_t count, void *data)
@@ -231,6 +240,8 @@ static int report_pages(struct soft_dirty *dirty, uint64_t address, size_t count
 		else if (report->written && !(report->flags & TRACK_ALL))
 			continue;
 		r = track_runs_add(report->runs, report->first, page, 1, flags);
+		if (r >= 0 && report->flags & TRACK_PROTECT)
+			r = frames_note(&dirty->frames, page, dirty->entries[i]);
 		if (r < 0)
 			return r;
 	}
@@ -272,6 +283,7 @@ static void stop(struct track *track)
 
 	array_deinit(&dirty->pending);
 	array_deinit(&dirty->foreign);
+	frames_deinit(&dirty->frames);
 	if (dirty->clear_fd >= 0)
 		close(dirty->clear_fd);
 }
@@ -297,10 +309,28 @@ int track_soft_dirty_new(struct track **ret, struct error *error)
 	return 0;
 }
 
+/* Asks about a page of our own, which is there as we are writing to it. */
+static int check_frames(struct error *error)
+{
+	_cleanup_fd_ int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	volatile uint64_t here = 1;
+	uint64_t entry = 0;
+
+	if (fd < 0 || fdio_pread(fd, &entry, sizeof(entry), (uintptr_t)&here / TRACK_PAGE * sizeof(entry)) != sizeof(entry))
+		return error_set_errno(error, -errno, "/proc/self/pagemap");
+	if (!(entry & TRACK_PAGEMAP_FRAME))
+		return error_set(error, -EPERM, "/proc/PID/pagemap tells no frames without CAP_SYS_ADMIN");
+	return 0;
+}
+
 int track_soft_dirty_prepare(struct track *track, struct error *error)
 {
 	struct soft_dirty *dirty = to_dirty(track);
+	int r = check_frames(error);
 	char path[40];
+
+	if (r < 0)
+		return r;
 
 	snprintf(path, sizeof(path), "/proc/%d/clear_refs", track->pid);
 	dirty->clear_fd = open(path, O_WRONLY | O_CLOEXEC);

@@ -42,8 +42,8 @@
  *
  * Nothing here blocks for longer than the kernel needs; a track is used by one thread at a time. TRACK_PAGEMAP_SCAN
  * needs Linux 6.7 (userfaultfd WP_ASYNC and PAGEMAP_SCAN, ioctl_userfaultfd(2), Documentation/admin-guide/mm/
- * pagemap.rst), TRACK_SOFT_DIRTY CONFIG_MEM_SOFT_DIRTY. Telling swapped pages from mere markers takes CAP_SYS_ADMIN;
- * without it markers count as swapped pages, which read as zeros.
+ * pagemap.rst), TRACK_SOFT_DIRTY CONFIG_MEM_SOFT_DIRTY and CAP_SYS_ADMIN. Telling swapped pages from mere markers takes
+ * CAP_SYS_ADMIN, too; without it markers count as swapped pages, which read as zeros.
  */
 #pragma once
 

@@ -145,6 +145,76 @@ static void test_new_mapping(void **state)
 	track_runs_deinit(&runs);
 }
 
+static uint64_t do_map_program(uint64_t a, uint64_t b, uint64_t c)
+{
+	int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	void *at = mmap(NULL, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+
+	(void)a, (void)b, (void)c;
+	close(fd);
+	return (uint64_t)(uintptr_t)at;
+}
+
+/* No write sets a bit: reading brings in the page of zeros, or the file's. */
+static void test_dropped_and_read(void **state)
+{
+	struct track_runs runs = { 0 };
+	uint64_t at = child_call(*state, do_map, 0, SIZE, 0);
+	uint64_t file = child_call(*state, do_map_program, 0, 0, 0);
+
+	if (!has_bits())
+		skip();
+	child_call(*state, do_write, at, SIZE / PAGE, 1);
+	child_call(*state, do_write, file, 8, 1);
+	stopped_round(*state, at, &runs);
+	child_scan(*state, file, 8 * PAGE, TRACK_PROTECT, &runs);
+	stopped_round(*state, at, &runs);
+	child_scan(*state, file, 8 * PAGE, TRACK_PROTECT, &runs);
+	assert_int_equal(runs.count, 0);
+	child_call(*state, do_madvise, at + PAGE, 3 * PAGE, MADV_DONTNEED);
+	child_call(*state, do_madvise, file + PAGE, PAGE, MADV_DONTNEED);
+	child_call(*state, do_read, at + 2 * PAGE, 1, 1);
+	child_call(*state, do_read, file + PAGE, 1, 1);
+	stopped_round(*state, at, &runs);
+	assert_int_equal(track_runs_pages(&runs, 0), 1);
+	assert_page(&runs, at + 2 * PAGE, CONTENT);
+	child_scan(*state, file, 8 * PAGE, TRACK_PROTECT, &runs);
+	assert_int_equal(track_runs_pages(&runs, 0), 1);
+	assert_page(&runs, file + PAGE, CONTENT | TRACK_FILE);
+	stopped_round(*state, at, &runs);
+	assert_int_equal(runs.count, 0);
+	track_runs_deinit(&runs);
+}
+
+#define TABLE (UINT64_C(2) << 20) /* what one page table covers */
+
+static uint64_t do_move(uint64_t from, uint64_t to, uint64_t size)
+{
+	return mremap((void *)from, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)to) == (void *)to;
+}
+
+/* Whole page tables are moved without a look at their entries. */
+static void test_moved_tables(void **state)
+{
+	struct track_runs runs = { 0 };
+	uint64_t at = child_call(*state, do_map, 0, 5 * TABLE, 0);
+	uint64_t from = (at + TABLE - 1) / TABLE * TABLE, to = from + 2 * TABLE;
+
+	if (!has_bits())
+		skip();
+	child_call(*state, do_write, from, 4 * TABLE / PAGE, 1);
+	stopped_round(*state, at, &runs);
+	child_scan(*state, at, 5 * TABLE, TRACK_PROTECT, &runs);
+	stopped_round(*state, at, &runs);
+	child_scan(*state, at, 5 * TABLE, TRACK_PROTECT, &runs);
+	assert_int_equal(runs.count, 0);
+	assert_true(child_call(*state, do_move, from, to, 2 * TABLE));
+	stopped_round(*state, at, &runs);
+	child_scan(*state, to, 2 * TABLE, TRACK_PROTECT, &runs);
+	assert_int_equal(track_runs_pages(&runs, CONTENT), 2 * TABLE / PAGE);
+	track_runs_deinit(&runs);
+}
+
 /* What a scan did not cover stays pending over a clearing update. */
 static void test_pending_in_parts(void **state)
 {
@@ -175,7 +245,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_probe), CASE(test_first_round),      CASE(test_rounds),
-		CASE(test_new_mapping),       CASE(test_pending_in_parts),
+		CASE(test_new_mapping),       CASE(test_pending_in_parts), CASE(test_dropped_and_read),
+		CASE(test_moved_tables),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
