@@ -13,10 +13,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/kcmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "image/mapping.h"
@@ -354,13 +356,45 @@ static void forget_unmapped(struct source_memory *memory, const AddressSpace *mm
 	}
 }
 
+/* A child between vfork and execve writes here without being one of the threads. */
+static bool is_shared(pid_t pid)
+{
+	struct procfs_pids children = { .items = NULL };
+	bool shared = procfs_read_children(pid, &children, NULL) < 0;
+
+	array_for_each(child, &children)
+		shared |= syscall(SYS_kcmp, pid, *child, KCMP_VM, 0, 0) == 0;
+	array_deinit(&children);
+	return shared;
+}
+
+/* Begins a round. A tracker that can only begin to count anew while nobody writes gets such a moment. */
+static int update_track(struct source *source, struct source_memory *memory, const struct procfs_maps *maps,
+			struct error *error)
+{
+	const struct tracee_options options = { .traces = source->traces, .hints = source->hints };
+	struct procfs_maps now = { .items = NULL };
+	struct tracee_process *process;
+	int r;
+
+	if (source->stopped || !track_wants_stop(memory->track) ||
+	    tracee_process_stop_all(memory->pid, &options, clock_deadline(SOURCE_STOP_NS), &process, NULL) < 0)
+		return track_update(memory->track, maps, source->stopped ? TRACK_STOPPED : 0, error);
+	r = procfs_read_maps(memory->pid, &now, error);
+	if (r == 0)
+		r = track_update(memory->track, &now, is_shared(memory->pid) ? 0 : TRACK_STOPPED, error);
+	tracee_process_release(process);
+	procfs_maps_deinit(&now);
+	return r;
+}
+
 /* Begins to track the address space that the process has now, unless that is so already. */
 static int follow(struct source *source, struct source_memory *memory, const struct procfs_maps *maps, bool frozen,
 		  struct error *error)
 {
 	int r = 0;
 
-	if (memory->track && track_update(memory->track, maps, frozen ? TRACK_STOPPED : 0, error) == 0)
+	if (memory->track && update_track(source, memory, maps, error) == 0)
 		return 0;
 	if (memory->track) { /* it has called execve(2), or ends */
 		error_clear(error);
