@@ -1,16 +1,50 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * eventfd(2): all there is to know is in fdinfo. The line that tells EFD_SEMAPHORE is there since
- * Linux 6.5.
+ * eventfd(2): all there is to know is in fdinfo, on Linux 6.5 and later. Older kernels do not tell EFD_SEMAPHORE there: then
+ * one read of the stopped process's counter shows it, and what was taken is put back. A poller that waits for the counter may
+ * be woken by that, and finds it as it was. Nothing blocks: should somebody outside the tree read it at the same time, the
+ * answer is that it is none.
  */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include "dump/file-kind.h"
 
 static bool match(const struct dump_file *file)
 {
 	return strcmp(file->link, "anon_inode:[eventfd]") == 0;
+}
+
+static uint64_t take(int fd)
+{
+	uint64_t value = 0;
+	struct iovec iov = { .iov_base = &value, .iov_len = sizeof(value) };
+
+	return preadv2(fd, &iov, 1, -1, RWF_NOWAIT) == (ssize_t)sizeof(value) ? value : 0;
+}
+
+static bool put(int fd, uint64_t value)
+{
+	return value == 0 || write(fd, &value, sizeof(value)) == (ssize_t)sizeof(value);
+}
+
+/* A read takes 1 from a semaphore and all from others, which is different from 2 on. */
+static bool is_semaphore(int fd, uint64_t counter)
+{
+	uint64_t added = counter < 2 ? 2 - counter : 0, taken;
+
+	if (!put(fd, added))
+		return false;
+	taken = take(fd);
+	if (taken != 1)
+		return put(fd, taken > added ? taken - added : 0) && false;
+	if (added < 1)
+		return put(fd, 1);
+	if (added == 2)
+		take(fd);
+	return true;
 }
 
 static int dump(struct dump_context *ctx, const struct dump_file *file, struct error *error)
@@ -32,7 +66,10 @@ static int dump(struct dump_context *ctx, const struct dump_file *file, struct e
 	event.fown = &owner;
 	event.counter = strtoull(count, NULL, 16);
 	event.has_semaphore = 1;
-	event.semaphore = semaphore && *semaphore == '1';
+	if (semaphore)
+		event.semaphore = *semaphore == '1';
+	else if (file->frozen)
+		event.semaphore = is_semaphore(file->fd, event.counter);
 	message.type = FILE_TYPE__FILE_EVENTFD;
 	message.id = file->id;
 	message.efd = &event;

@@ -36,8 +36,10 @@ static const struct {
 	{ "um", DUMP_VM_UFFD },	      { "ui", DUMP_VM_UFFD },		{ "ss", DUMP_VM_SHADOW_STACK },
 };
 
+/* Older kernels (Linux 6.1, say) have no name for "lf" and show "??"; there nothing else without a name goes with "lo". */
 static uint32_t parse_flags(const char *text)
 {
+	bool nameless = strstr(text, "??") != NULL;
 	uint32_t flags = 0;
 
 	for (; text[0] && text[1]; text += 3) {
@@ -47,6 +49,8 @@ static uint32_t parse_flags(const char *text)
 		if (!text[2])
 			break;
 	}
+	if (nameless && flags & DUMP_VM_LOCKED)
+		flags |= DUMP_VM_LOCK_ON_FAULT;
 	return flags;
 }
 
