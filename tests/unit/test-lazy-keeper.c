@@ -3,7 +3,9 @@
 /* The keeper, and the end of processes whose missing pages nobody can bring any more. */
 #include "lazy-common.h"
 
+#include <linux/userfaultfd.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 
 #include "lazy/private.h"
@@ -371,6 +373,32 @@ static void test_free_kills(void **state)
 	end_victim(pid);
 }
 
+static bool has_poison(void)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+	int r = ioctl(fd, UFFDIO_API, &api);
+
+	close(fd);
+	return r == 0 && api.features & (1 << 14);
+}
+
+static char state_of(pid_t pid)
+{
+	struct procfs_stat stat;
+
+	return procfs_read_stat(pid, &stat, NULL) < 0 ? 0 : stat.state;
+}
+
+/* Before Linux 6.6 who is not killed hangs at the first missing page for as long as this program holds its userfaultfd. */
+static void end_hanging(pid_t pid)
+{
+	for (int i = 0; i < 5000 && state_of(pid) == 'R'; i++)
+		usleep(1000);
+	assert_int_equal(atomic_load(&shared->value), 0);
+	kill(pid, SIGKILL);
+}
+
 /* A child that nobody knows: forked, and its parent gone, before anybody looked. It reads after that. */
 static void work_hide(void)
 {
@@ -417,6 +445,8 @@ static void test_free_hidden(void **state)
 	lazy_free(lazy);
 	/* Either it was found and killed, or it gets SIGBUS for its first missing page. */
 	atomic_store(&shared->stop, 2);
+	if (!has_poison())
+		end_hanging(hidden);
 	assert_int_equal(waitpid(hidden, &status, 0), hidden);
 	assert_true(WIFSIGNALED(status));
 	print_message("the hidden child ended by signal %d\n", WTERMSIG(status));
@@ -454,6 +484,11 @@ static void test_free_poisons(void **state)
 	lazy->victims.count = 0;
 	lazy_free(lazy);
 	atomic_store(&shared->stop, 2);
+	if (!has_poison()) {
+		end_hanging(pid);
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		return;
+	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS);
 	assert_int_equal(atomic_load(&shared->value), 1);
