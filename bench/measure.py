@@ -11,6 +11,7 @@ import time
 
 import hosts
 import pagestream
+from checkpoints import Checkpoints
 from hosts import wait_until
 from victim import Victim
 
@@ -53,7 +54,7 @@ def warm_memory():
         area.close()
 
 
-class Bench:
+class Bench(Checkpoints):
     """Two hosts with a page server each, for all measurements of one run."""
 
     def __init__(self, arguments):

@@ -43,6 +43,12 @@ WORKS = [
     Work("throughput", "throughput", "bytes/s, of a plain TLS stream", "", 0.6, 0.9, "0.1-0.2", "share", most=False),
     Work("rate", "rate", "victim's own rate during pre-copy", "", 0.9, 0.97, "-", "share", most=False),
     Work("memory", "throughput", "memory of pageserver receiving 1 GiB", "MiB", 64, 32, "-", "server_mib"),
+    Work("checkpoint-16m", "checkpoint", "dump, end and restore, 16 MiB, downtime", "ms", 10, 10, "39-49", "busy_ms"),
+    Work("leave-running-1g", "leave_running", "dump --leave-running, 1 GiB, 12,000 pages/s, pause", "ms", 15, 15, "380",
+         "longest_ms"),
+    Work("restore-1g", "restore", "restore, 1 GiB from tmpfs, until it runs", "ms", 250, 250, "460", "plain_ms"),
+    Work("restore-1g-lazy", "restore", "the same with --lazy-pages", "ms", 15, 15, "-", "lazy_ms"),
+    Work("dump-rate", "dump_rate", "dump of 1 GiB, bytes/s, of cp", "", 0.9, 0.9, "0.9", "share", most=False),
 ]
 
 # Measurements of downtime: what the victim `tick` is given (MiB, pages a second, idle threads).
@@ -53,7 +59,9 @@ MOVES = {
     "8g": (8192, 12000, 0),
 }
 QUICK_MIB = 64
-MEASUREMENTS = [*MOVES, "throughput", "rate"]
+# Measurements of checkpoints, and the size of the victim.
+CHECKPOINTS = {"checkpoint": 16, "leave_running": 1024, "restore": 1024, "dump_rate": 1024}
+MEASUREMENTS = [*MOVES, "throughput", "rate", *CHECKPOINTS]
 
 
 def parse_arguments():
@@ -145,7 +153,8 @@ def main():
                     mib = min(mib, QUICK_MIB) if arguments.quick else mib
                     samples = bench.downtime(mib, pages, threads)
                 else:
-                    samples = getattr(bench, name)(QUICK_MIB if arguments.quick else 1024)
+                    mib = CHECKPOINTS.get(name, 1024)
+                    samples = getattr(bench, name)(min(mib, QUICK_MIB) if arguments.quick else mib)
             except (AssertionError, OSError, RuntimeError, TimeoutError) as e:
                 print(f"  FAILED: {e}", flush=True)
                 results["failures"].append({"measurement": name, "error": str(e)})

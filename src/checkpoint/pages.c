@@ -19,7 +19,7 @@
 #include "util/pageset.h"
 
 #define PAGE IMAGE_PAGE_SIZE
-#define JOB_PAGES UINT64_C(256)
+#define JOB_PAGES UINT64_C(256) /* a MiB */
 #define THREADS 2u
 #define THREAD_PAGES_MIN 2048u /* less is not worth a second thread */
 
@@ -190,13 +190,19 @@ static int add_source(struct fill *fill, enum image_pages_kind kind, uint32_t id
 	return r;
 }
 
-/* Of one run, which lies in one file. */
-static int add_job(struct fill *fill, struct source *source, uint64_t address, uint64_t pages, struct error *error)
+/*
+ * Pages of one run, from its page number `first` on. Cut where a MiB of the file ends: the directory checks whole MiB, and a
+ * job that is just that is read once.
+ */
+static int add_job(struct fill *fill, struct source *source, const struct image_pages_run *run, uint64_t first,
+		   uint64_t pages, struct error *error)
 {
-	for (uint64_t i = 0; i < pages; i += JOB_PAGES) {
-		struct job job = { .source = source, .address = address + i * PAGE,
-				   .pages = pages - i < JOB_PAGES ? pages - i : JOB_PAGES };
+	for (uint64_t i = 0, n; i < pages; i += n) {
+		uint64_t inside = (run->offset / PAGE + first + i) % JOB_PAGES;
+		struct job job = { .source = source, .address = run->address + (first + i) * PAGE };
 
+		n = JOB_PAGES - inside < pages - i ? JOB_PAGES - inside : pages - i;
+		job.pages = n;
 		if (array_append(&fill->jobs, job) < 0)
 			return error_set(error, -ENOMEM, "out of memory");
 	}
@@ -213,15 +219,13 @@ static int add_parts(struct fill *fill, struct source *source, const struct imag
 	int r = 0;
 
 	if (!lazy)
-		return add_job(fill, source, run->address, run->pages, error);
+		return add_job(fill, source, run, 0, run->pages, error);
 	for (uint64_t i = 0; r == 0 && i <= run->pages; i++) {
 		bool is = i < run->pages ? checkpoint_lazy_may_wait(lazy, source->process->pid, run->address + i * PAGE) : !was;
 
 		if (i && is != was) {
-			uint64_t address = run->address + first * PAGE;
-
-			r = was ? checkpoint_lazy_note(lazy, source->process->pid, address, i - first, error) :
-				  add_job(fill, source, address, i - first, error);
+			r = was ? checkpoint_lazy_note(lazy, source->process->pid, run->address + first * PAGE, i - first, error) :
+				  add_job(fill, source, run, first, i - first, error);
 			first = i;
 		}
 		was = is;

@@ -10,6 +10,7 @@ struct checkpoint {
 	const struct checkpoint_restore_options *options;
 	const struct log *log;
 	struct checkpoint_summary *summary;
+	int64_t began;                     /* CLOCK_MONOTONIC, ns */
 	struct image_directory *directory; /* owned */
 	struct restore_options restore;
 	struct restore_tree *tree;         /* owned */

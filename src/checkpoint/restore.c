@@ -62,6 +62,11 @@ static int check(struct checkpoint *checkpoint, struct error *error)
 	return r;
 }
 
+static void note_time(const struct checkpoint *checkpoint, const char *what)
+{
+	log_debug(checkpoint->log, "%s after %.3f ms", what, (double)(clock_now_ns() - checkpoint->began) / (double)CLOCK_MS);
+}
+
 static int check_cancel(const struct checkpoint *checkpoint, struct error *error)
 {
 	struct pollfd fd = { .fd = checkpoint->options->cancel_fd, .events = POLLIN };
@@ -92,10 +97,12 @@ static int build(struct checkpoint *checkpoint, struct error *error)
 		r = check_cancel(checkpoint, error);
 		if (r == 0)
 			r = restore_tree_layout(tree, images, error);
+		note_time(checkpoint, "laid out");
 		if (r == 0 && tree->depth == 0)
 			r = checkpoint_fill_objects(checkpoint, error);
 		if (r == 0)
 			r = checkpoint_fill_processes(checkpoint, error);
+		note_time(checkpoint, "pages");
 		tree->depth++;
 	} while (r == 0 && tree->processes.count < wanted && tree->processes.count > before);
 	tree->depth = UINT_MAX;
@@ -110,6 +117,7 @@ static int finish(struct checkpoint *checkpoint, struct error *error)
 	tree->deadline = clock_deadline(WORK_NS);
 	if (r == 0)
 		r = restore_tree_finish(tree, image_directory_set(checkpoint->directory), error);
+	note_time(checkpoint, "finished");
 	if (r == 0)
 		r = check_cancel(checkpoint, error);
 	if (r == 0)
@@ -146,15 +154,16 @@ static void describe(struct checkpoint *checkpoint)
 int checkpoint_restore(const struct checkpoint_restore_options *options, const struct log *log,
 		       struct checkpoint_summary *summary, struct checkpoint_lazy **ret_lazy, struct error *error)
 {
-	struct checkpoint checkpoint = { .options = options, .log = log, .summary = summary };
-	int64_t began = clock_now_ns();
+	struct checkpoint checkpoint = { .options = options, .log = log, .summary = summary, .began = clock_now_ns() };
 	int r;
 
 	*summary = (struct checkpoint_summary){ 0 };
 	checkpoint.restore = options->restore;
 	r = image_directory_open(options->path, &checkpoint.directory, error);
+	note_time(&checkpoint, "opened");
 	if (r == 0)
 		r = check(&checkpoint, error);
+	note_time(&checkpoint, "checked");
 	if (r == 0)
 		r = restore_tree_new(&checkpoint.restore, log, &checkpoint.tree, error);
 	if (r == 0 && options->lazy_pages)
@@ -165,7 +174,7 @@ int checkpoint_restore(const struct checkpoint_restore_options *options, const s
 		describe(&checkpoint);
 		r = finish(&checkpoint, error);
 	}
-	summary->ready_ms = (double)(clock_now_ns() - began) / (double)CLOCK_MS;
+	summary->ready_ms = (double)(clock_now_ns() - checkpoint.began) / (double)CLOCK_MS;
 	if (r == 0)
 		take_locks(&checkpoint);
 	restore_tree_free(checkpoint.tree);
