@@ -145,7 +145,7 @@ static int load_sealed(struct image_directory *dir, const struct buffer *seal, s
 	return r < 0 ? r : read_state(dir, dir->set, error);
 }
 
-static int load(struct image_directory *dir, struct error *error)
+static int load(struct image_directory *dir, unsigned depth, struct error *error)
 {
 	_cleanup_buffer_ struct buffer seal = BUFFER_INIT;
 	uint64_t size = 0;
@@ -154,9 +154,10 @@ static int load(struct image_directory *dir, struct error *error)
 
 	dir->native = has_seal || find_file(dir, IMAGE_STATE_NAME, &size);
 	if (dir->native && !has_seal)
-		return error_set(error, -ENODATA, "%s: the checkpoint is incomplete: it was not written to its end (there is no "
-				 IMAGE_SEAL_NAME ")", dir->path);
-	if (!dir->native && !find_file(dir, INVENTORY_NAME, &size))
+		return error_set(error, -ENODATA, "%s: the checkpoint is incomplete: it was not written to its end (there is "
+				 "no " IMAGE_SEAL_NAME ")", dir->path);
+	/* Of a directory that others build upon only the pages are used. */
+	if (!dir->native && depth == 0 && !find_file(dir, INVENTORY_NAME, &size))
 		return error_set(error, -ENOENT, "%s: it holds no checkpoint: there is no " INVENTORY_NAME, dir->path);
 	if (has_seal) {
 		r = image_file_read(dir, IMAGE_SEAL_NAME, &seal, error);
@@ -215,7 +216,7 @@ static int open_at_depth(const char *path, unsigned depth, struct image_director
 		r = error_set(error, -ELOOP, "%s: the chain of directories is longer than %d, or a circle", path,
 			      IMAGE_CHAIN_MAX);
 	else
-		r = load(dir, error);
+		r = load(dir, depth, error);
 	if (r == 0)
 		r = open_parent(dir, depth, error);
 	if (r < 0) {
@@ -287,7 +288,7 @@ static int verify_file(const struct image_directory *dir, const struct image_fil
 		if (!image_hash_is_zero(&file->chunks[i]) && !image_hash_equal(&hash, &file->chunks[i]))
 			return image_file_error(dir, file->name, error, -EBADMSG,
 						"the bytes from %llu to %llu have changed since the directory was sealed",
-						(unsigned long long)offset, (unsigned long long)(offset + bytes));
+						(unsigned long long)offset, (unsigned long long)offset + bytes);
 	}
 	return r;
 }

@@ -88,7 +88,7 @@ static int build_pieces(struct image_pages_reader *reader, uint32_t level, const
 						"pages between 0x%llx and 0x%llx are said to be in the parent directory, "
 						"which does not have them",
 						(unsigned long long)run->address,
-						(unsigned long long)(run->address + run->pages * IMAGE_PAGE_SIZE));
+						(unsigned long long)run->address + run->pages * IMAGE_PAGE_SIZE);
 		if (r < 0)
 			return image_file_errno(dir, map_name, error, r, "cannot read it");
 		if (!run->in_parent)
@@ -280,7 +280,7 @@ static int check_chunk(struct image_pages_level *level, uint64_t chunk, const vo
 			return image_file_error(level->dir, level->name, error, -EBADMSG,
 						"the bytes from %llu to %llu have changed since the directory was sealed",
 						(unsigned long long)(chunk * IMAGE_CHUNK_SIZE),
-						(unsigned long long)(chunk * IMAGE_CHUNK_SIZE + size));
+						(unsigned long long)chunk * IMAGE_CHUNK_SIZE + size);
 	}
 	level->checked[chunk / 8] |= (uint8_t)(1u << chunk % 8);
 	return 0;

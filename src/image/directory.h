@@ -34,7 +34,7 @@ struct image_pages_reader; /* the same being read, through the whole chain */
 enum image_pages_kind {
 	IMAGE_PAGES_PROCESS, /* id: PID; by address */
 	IMAGE_PAGES_SHARED,  /* id of its IMAGE_SHARED_MEMORY record; by offset */
-	IMAGE_PAGES_GHOST,   /* id of its IMAGE_GHOST_FILE record; by offset, what lies behind the end of the file is left out */
+	IMAGE_PAGES_GHOST,   /* id of its IMAGE_GHOST_FILE record; by offset, what lies behind its end is left out */
 };
 
 /* ---- writing */
@@ -42,7 +42,7 @@ enum image_pages_kind {
 /*
  * Begins a checkpoint in the directory `path`, which is made if it is not there (its own parent directory must be).
  * `parent_path`: an earlier, complete directory that pages may be left in, or NULL. Directories of one chain may be moved
- * together, since they are named relatively. -ENOTEMPTY: there are images in it; they are left alone.
+ * together, since links are relative. -ENOTEMPTY: there are images in it; they are left alone.
  */
 int image_directory_create(const char *path, const char *parent_path, struct image_directory **ret, struct error *error);
 

@@ -706,7 +706,8 @@ static inline int read_everything(struct image_directory *dir, struct error *err
 		}
 		while ((r = image_pages_next(reader, &run, error)) > 0)
 			for (uint64_t at = 0; r >= 0 && at < run.pages; at += 1024)
-				r = image_pages_read(reader, &run, at, run.pages - at < 1024 ? run.pages - at : 1024, buffer, error);
+				r = image_pages_read(reader, &run, at, run.pages - at < 1024 ? run.pages - at : 1024, buffer,
+						     error);
 	}
 	free(buffer);
 	return r < 0 ? r : image_directory_verify(dir, error);
