@@ -9,6 +9,7 @@
  *     tree has none;
  *   - where guard pages are, entries behind the list of mappings tell;
  *   - the object behind a memfd is an entry of memfd.img;
+ *   - an interrupted system call is repeated or ended in the registers, not by the kernel;
  *   - what lies in a pipe is one entry, also if it is of several packets;
  *   - locks are entries of filelocks.img.
  * Records of our own types, and files that are only compared, have no entry.
@@ -33,6 +34,13 @@
 #define CRIU_LOCK_POSIX 1 /* file_lock_entry.flag, as FL_* of the kernel */
 #define CRIU_LOCK_FLOCK 2
 #define CRIU_LOCK_OFD   1024
+
+/* What a thread has in rax that a signal took out of a system call: errno.h of the kernel. */
+#define KERNEL_ERESTARTSYS           512
+#define KERNEL_ERESTARTNOINTR        513
+#define KERNEL_ERESTARTNOHAND        514
+#define KERNEL_ERESTART_RESTARTBLOCK 516
+#define SYSCALL_SIZE                 2 /* bytes of the instruction */
 
 /* An open file of a memfd, by which CRIU knows its mappings. */
 struct memfd_file {
@@ -223,6 +231,30 @@ static int change_mm(struct exporter *exporter, uint32_t pid, AddressSpace *mess
 	return r < 0 ? r : add_guards(exporter, pid, message);
 }
 
+/*
+ * An interrupted system call is left to the kernel by us, which looks at orig_ax when the thread goes on. CRIU lets a thread
+ * go on by sigreturn(2), where there is no such look: so what the kernel would do is done here.
+ */
+static void finish_call(X86Registers *registers)
+{
+	if ((int64_t)registers->orig_ax < 0)
+		return;
+	switch ((int64_t)registers->ax) {
+	case -KERNEL_ERESTARTSYS:
+	case -KERNEL_ERESTARTNOINTR:
+	case -KERNEL_ERESTARTNOHAND:
+		registers->ax = registers->orig_ax;
+		registers->ip -= SYSCALL_SIZE;
+		break;
+	case -KERNEL_ERESTART_RESTARTBLOCK:
+		registers->ax = (uint64_t)-EINTR;
+		break;
+	default:
+		break;
+	}
+	registers->orig_ax = UINT64_MAX;
+}
+
 /* The states of ThreadExtra that CRIU has fields for. */
 static int change_core(struct exporter *exporter, uint32_t tid, Core *message)
 {
@@ -230,6 +262,8 @@ static int change_core(struct exporter *exporter, uint32_t tid, Core *message)
 	X86Xsave *xsave = message->thread_info ? message->thread_info->fpregs->xsave : NULL;
 	ThreadExtra *extra;
 
+	if (message->thread_info)
+		finish_call(message->thread_info->gpregs);
 	if (!record || !xsave)
 		return 0;
 	extra = (ThreadExtra *)unpack(exporter, record, &thread_extra__descriptor);

@@ -86,6 +86,11 @@ def test_people_can_read_the_images(base):
     root = decode(base / "top/ids-100.img")["entries"][0]
     # CRIU takes equal numbers for something that the tree shares with itself, and refuses.
     assert inventory["root_ids"]["files_id"] != root["files_id"]
+    # CRIU does not let the kernel repeat an interrupted system call: the registers do.
+    registers = decode(base / "top/core-101.img")["entries"][0]["thread_info"]["gpregs"]
+    assert (registers["ax"], registers["orig_ax"], registers["ip"]) == (230, 2**64 - 1, 0x401000 + 101 - 2)
+    registers = decode(base / "top/core-100.img")["entries"][0]["thread_info"]["gpregs"]
+    assert (registers["ax"], registers["ip"]) == (5, 0x401000 + 100)
     assert crit("show", base / "top/pstree.img")
 
 

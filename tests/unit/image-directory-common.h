@@ -204,7 +204,9 @@ static inline void add_core(struct image_set *set, uint32_t tid)
 	uint32_t caps[2] = { 0xffffffff, 0x1ff };
 
 	registers.ip = 0x401000 + tid;
-	registers.orig_ax = UINT64_MAX;
+	/* One was in clock_nanosleep(2) when it was stopped. */
+	registers.orig_ax = tid == PID ? UINT64_MAX : 230;
+	registers.ax = tid == PID ? 5 : (uint64_t)-514;
 	for (size_t i = 0; i < 64; i++) {
 		xmm[i] = (uint32_t)i * 3 + tid;
 		ymm[i] = (uint32_t)i * 5 + tid;
