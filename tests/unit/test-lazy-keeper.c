@@ -390,6 +390,21 @@ static char state_of(pid_t pid)
 	return procfs_read_stat(pid, &stat, NULL) < 0 ? 0 : stat.state;
 }
 
+/* Or the next victim would inherit them. */
+static void close_held(void)
+{
+	char path[64], link[64];
+
+	for (int fd = 3; fd < 256; fd++) {
+		ssize_t n;
+
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		n = readlink(path, link, sizeof(link) - 1);
+		if (n > 0 && memmem(link, (size_t)n, "userfaultfd", 11))
+			close(fd);
+	}
+}
+
 /* Before Linux 6.6 who is not killed hangs at the first missing page for as long as this program holds its userfaultfd. */
 static void end_hanging(pid_t pid)
 {
@@ -397,6 +412,7 @@ static void end_hanging(pid_t pid)
 		usleep(1000);
 	assert_int_equal(atomic_load(&shared->value), 0);
 	kill(pid, SIGKILL);
+	close_held();
 }
 
 /* A child that nobody knows: forked, and its parent gone, before anybody looked. It reads after that. */
