@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <sys/signalfd.h>
+#include <unistd.h>
 
 #include "migrate/send.h"
 
@@ -17,6 +18,11 @@ int command_report(const struct log *log, const struct error *error, int r)
 	if (r < 0)
 		log_error(log, "%s", error_text(error, r));
 	return r < 0 ? 1 : 0;
+}
+
+int command_check_root(const char *command, struct error *error)
+{
+	return geteuid() == 0 ? 0 : error_set(error, -EPERM, "migrate %s needs root: run it as root", command);
 }
 
 int command_bad_option(int option, char **argv, struct error *error)

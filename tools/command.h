@@ -21,6 +21,8 @@ int command_restore(int argc, char **argv, struct log *log);
 int command_fail_usage(const struct log *log, const struct error *error);
 /* Says why it failed, if it did; returns the exit status. */
 int command_report(const struct log *log, const struct error *error, int r);
+/* -EPERM and a word on it: without root, each thing on the way would fail with a "permission denied" of its own. */
+int command_check_root(const char *command, struct error *error);
 /* getopt_long() gave ':' or '?': fills `error` with which word of the command line it did not like. */
 int command_bad_option(int option, char **argv, struct error *error);
 /* The value of the option `name`, which must not be empty. */

@@ -177,10 +177,14 @@ int command_dump(int argc, char **argv, struct log *log)
 		.status_fd = -1,
 	};
 	struct error error = ERROR_INIT;
+	int r;
 
 	if (parse(argc, argv, &command, log, &error) < 0)
 		return command_fail_usage(log, &error);
-	return command_report(log, &error, run_dump(&command, log, &error));
+	r = command_check_root(argv[0], &error);
+	if (r == 0)
+		r = run_dump(&command, log, &error);
+	return command_report(log, &error, r);
 }
 
 int command_dedup(int argc, char **argv, struct log *log)

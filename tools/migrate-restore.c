@@ -219,7 +219,9 @@ int command_restore(int argc, char **argv, struct log *log)
 
 	if (parse(argc, argv, &command, &error) < 0)
 		return command_fail_usage(log, &error);
-	r = checkpoint_common_begin(&command.common, log, &error);
+	r = command_check_root(argv[0], &error);
+	if (r == 0)
+		r = checkpoint_common_begin(&command.common, log, &error);
 	if (r == 0)
 		r = open_terminal(&command, &error);
 	if (r == 0)

@@ -154,10 +154,13 @@ static int run_send(int argc, char **argv, struct log *log)
 	struct log_status status = LOG_STATUS_INIT;
 	struct migrate_summary summary;
 	struct error error = ERROR_INIT;
-	int outcome;
+	int outcome, r;
 
 	if (parse_send(argc, argv, &options, log, &error) < 0)
 		return command_fail_usage(log, &error);
+	r = command_check_root(argv[0], &error);
+	if (r < 0)
+		return command_report(log, &error, r);
 	/* Suspended, it would hold a process that it has stopped. */
 	signal(SIGTSTP, SIG_IGN);
 	signal(SIGTTOU, SIG_IGN);
@@ -276,6 +279,9 @@ static int run_session(int argc, char **argv, struct log *log)
 		r = check_session(argc, argv, &error);
 	if (r < 0)
 		return command_fail_usage(log, &error);
+	r = command_check_root(verb, &error);
+	if (r < 0)
+		return command_report(log, &error, r);
 	if (strcmp(verb, "status") == 0)
 		r = migrate_status(state_dir, session, json, &error);
 	else if (strcmp(verb, "cancel") == 0)

@@ -150,7 +150,10 @@ int main(int argc, char **argv)
 		if (arguments.verbose)
 			log.level = LOG_DEBUG;
 		log.timestamps = arguments.verbose;
-		r = pageserver_run(&arguments.options, &log, ready, NULL, &error);
+		/* Without it, each thing on the way fails with a "permission denied" of its own. */
+		r = geteuid() == 0 ? 0 : error_set(&error, -EPERM, "it needs root: run it as root");
+		if (r == 0)
+			r = pageserver_run(&arguments.options, &log, ready, NULL, &error);
 		if (r < 0)
 			log_error(&log, "%s", error_text(&error, r));
 		r = r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Command lines that mean nothing: exit status 2, an error that names the option and its value, and nothing begun."""
+import pathlib
+import shutil
 import subprocess
+import tempfile
 
 import pytest
-from pagestream import USAGE, program
+from pagestream import NOT_MOVED, USAGE, program
 
 SEND = ["send", "--to", "x:1"]
 SESSION = "0123456789abcdef0123456789abcdef"
@@ -131,3 +134,16 @@ def test_pageserver(case, tmp_path):
 def test_help(name, argv, tmp_path):
     done = run(name, argv, tmp_path)
     assert done.returncode == 0 and name in done.stdout and not done.stderr, (done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("name, argv", [("migrate", [*SEND, "5"]), ("migrate", ["status"]), ("migrate", ["cancel", SESSION]),
+                                        ("migrate", ["resolve", SESSION]), ("migrate", ["dump", "-t", "5", "-D", "/tmp"]),
+                                        ("migrate", ["restore", "-D", "/tmp"]), ("pageserver", ["--listen", "127.0.0.1:0"])])
+def test_without_root(name, argv):
+    """It says so, in place of what it was the first to be denied."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        pathlib.Path(folder).chmod(0o755)
+        shutil.copy(program(name), folder)
+        done = subprocess.run([f"{folder}/{name}", *argv], user=65534, group=65534, extra_groups=[], cwd="/",
+                              capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == NOT_MOVED and "run it as root" in done.stderr and not done.stdout, (done.stdout, done.stderr)
