@@ -14,6 +14,7 @@
  */
 #include "victim.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <pthread.h>
@@ -239,7 +240,7 @@ static void *write_thread(void *context)
 	return NULL;
 }
 
-static int segment_open(const struct victim *v, char kind, size_t size)
+static int segment_open(struct victim *v, char kind, size_t size)
 {
 	char path[VICTIM_PATH_MAX + 64];
 	int fd;
@@ -254,6 +255,8 @@ static int segment_open(const struct victim *v, char kind, size_t size)
 		fd = memfd_create("shared-pages", MFD_CLOEXEC);
 	else
 		fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0 && errno == ENOENT && (kind == 's' || kind == 'p'))
+		victim_skip(v, "there is no /dev/shm");
 	MUST(fd >= 0 && ftruncate(fd, (off_t)size) == 0);
 	MUST(kind == 'm' || kind == 'n' || kind == 'p' || unlink(path) == 0);
 	return fd;
@@ -268,7 +271,7 @@ static unsigned char *segment_map(const struct segment *segment, size_t size)
 	return map;
 }
 
-static void segment_setup(const struct victim *v, struct state *s, char kind)
+static void segment_setup(struct victim *v, struct state *s, char kind)
 {
 	struct segment *segment = &s->segments[s->count];
 	size_t size = s->pages * VICTIM_PAGE;
