@@ -144,7 +144,8 @@ int restore_job_read(struct restore_tree *tree, struct error *error)
 		r = restore_job_terminal(tree, error);
 	if (r == 0 && job->session && !tree->options->shell_job)
 		r = error_set(error, -EINVAL,
-			      "the processes belong to the session of the shell that started them: restore them with --shell-job");
+			      "the processes belong to the session of a shell outside of their tree: restore them with "
+			      "--shell-job");
 	if (r < 0) {
 		restore_job_free(job);
 		return r;

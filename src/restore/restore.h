@@ -11,7 +11,8 @@
  *   restore_tree_go()        lets go: the tree runs. The only step that cannot be taken back
  *
  * Until the go every process is a *shell*: it has its PID, belongs to whom the options say (init), is stopped by ptrace and,
- * until it is kept, is killed by the kernel when its tracer ends (PTRACE_O_EXITKILL). restore_tree_free() kills what is not let go and waits for it.
+ * until it is kept, is killed by the kernel when its tracer ends (PTRACE_O_EXITKILL). restore_tree_free() kills what is not
+ * let go and waits for it.
  *
  * All calls on one tree come from one thread, the one that called restore_tree_new(): it is the tracer. The exceptions
  * are restore_pages_write(), restore_shared_write() and restore_shared_drop(), which any thread may call while no other

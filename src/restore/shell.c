@@ -3,9 +3,10 @@
  * Shells: processes with the right PID and nothing in them.
  *
  * The root of a tree is made by a helper process that clones it with the wanted PID and ends, so that it belongs to init; or
- * by a clone of this program itself, when it shall be a child of it, or of its parent. The new process waits on a pipe until it is seized (if we die before, the pipe closes and it ends), then replaces
- * itself by a tiny program of its own: from there on nothing of this program's memory or descriptors is in it. It is held
- * at the exec stop and never runs a line of that program. All other processes of the tree are clones of clones of it.
+ * by a clone of this program itself, when it shall be a child of it, or of its parent. The new process waits on a pipe until
+ * it is seized (if we die before, the pipe closes and it ends), then replaces itself by a tiny program of its own: from there
+ * on nothing of this program's memory or descriptors is in it. It is held at the exec stop and never runs a line of that
+ * program. All other processes of the tree are clones of clones of it.
  *
  * The program is an ELF file of one segment, written here byte by byte; its code loops in pause(2).
  */
@@ -114,7 +115,8 @@ __attribute__((noreturn)) static void shell_main(const struct shell_plan *plan)
 	}
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-	if ((plan->shares_session ? setpgid(0, 0) : setsid()) < 0 || chdir("/") < 0 || syscall(SYS_close_range, 0u, ~0u, CLOSE_RANGE_CLOEXEC) < 0)
+	if ((plan->shares_session ? setpgid(0, 0) : setsid()) < 0 || chdir("/") < 0 ||
+	    syscall(SYS_close_range, 0u, ~0u, CLOSE_RANGE_CLOEXEC) < 0)
 		_exit(1);
 	syscall(SYS_execveat, plan->program_fd, "", arguments, environment, AT_EMPTY_PATH);
 	_exit(1);
