@@ -54,6 +54,7 @@ static void memory_free_one(struct source_memory *memory)
 	pageset_deinit(&memory->held);
 	pageset_deinit(&memory->fresh);
 	pageset_deinit(&memory->missing);
+	backings_deinit(&memory->laid_out);
 	free(memory);
 }
 
@@ -221,6 +222,7 @@ struct scan {
 	struct source *source;
 	struct source_memory *memory;
 	struct source_memory *parent; /* set when the child inherits */
+	const struct backings *backings; /* at this scan */
 	bool frozen;
 	bool shared_only; /* pages that the process has for itself stay as they are, unprotected */
 	struct source_jobs *jobs;
@@ -300,6 +302,26 @@ static int take_shared(struct scan *scan, uint32_t status, const struct track_ru
 	return r;
 }
 
+/*
+ * What is not copied any more in a private mapping of a file: after MADV_DONTNEED the file's page comes back protected, if the
+ * copy was, so it is no written page, nor an absent one.
+ */
+static int drop_uncopied(struct scan *scan, uint64_t start, uint64_t end, struct error *error)
+{
+	struct track_runs runs = { 0 };
+	uint64_t page;
+	int r;
+
+	if (!pageset_next(&scan->memory->held, start / PAGE, 1, &page) || page >= end / PAGE)
+		return 0;
+	r = track_present(scan->memory->track, start, end, &runs, error);
+	for (size_t i = 0; r == 0 && i < runs.count; i++)
+		if (runs.items[i].flags & TRACK_FILE)
+			r = drop_held(scan, runs.items[i].start, runs.items[i].pages);
+	track_runs_deinit(&runs);
+	return r;
+}
+
 /* The range consists of mappings of one kind. */
 static int scan_range(struct scan *scan, uint32_t status, uint64_t start, uint64_t end, struct error *error)
 {
@@ -315,6 +337,44 @@ static int scan_range(struct scan *scan, uint32_t status, uint64_t start, uint64
 		r = track_absent(scan->memory->track, start, end, &runs, error);
 	for (size_t i = 0; r == 0 && i < runs.count && scan->frozen; i++)
 		r = drop_held(scan, runs.items[i].start, runs.items[i].pages);
+	track_runs_deinit(&runs);
+	if (r == 0 && scan->frozen && status & MAPPING_FILE_PRIVATE)
+		r = drop_uncopied(scan, start, end, error);
+	return r < 0 ? error_set_errno(error, r, "cannot scan the memory of PID %d", scan->memory->pid) : 0;
+}
+
+/* The parts of a run that were not found as written count as such. */
+static int take_again(struct scan *scan, uint32_t status, const struct track_run *run)
+{
+	struct track_run part = { .start = run->start, .flags = run->flags | TRACK_WRITTEN };
+	int r = 0;
+
+	for (uint64_t i = 0; r == 0 && i <= run->pages; i++) {
+		if (i < run->pages && !pageset_has(&scan->memory->fresh, run->start / PAGE + i)) {
+			part.pages++;
+			continue;
+		}
+		if (part.pages)
+			r = take_run(scan, status, &part);
+		part.start = run->start + (i + 1) * PAGE;
+		part.pages = 0;
+	}
+	return r;
+}
+
+/* What the target has got another mapping for, and has no content of (backing.h). */
+static int scan_changes(struct scan *scan, struct error *error)
+{
+	struct track_runs runs = { 0 };
+	struct backing change = { 0 };
+	int r = 0;
+
+	while (r == 0 && backings_next_change(&scan->memory->laid_out, scan->backings, change.end, &change)) {
+		array_clear(&runs);
+		r = track_present(scan->memory->track, change.start, change.end, &runs, error);
+		for (size_t i = 0; r == 0 && i < runs.count; i++)
+			r = take_again(scan, change.status, &runs.items[i]);
+	}
 	track_runs_deinit(&runs);
 	return r < 0 ? error_set_errno(error, r, "cannot scan the memory of PID %d", scan->memory->pid) : 0;
 }
@@ -415,6 +475,7 @@ static int scan_process(struct source *source, struct source_memory *memory, boo
 	const struct dump_process *process = dump_context_find(source->dump, memory->pid);
 	const struct image_record *record = image_set_find(source->images, IMAGE_MM, (uint32_t)memory->pid);
 	_cleanup_message_ AddressSpace *mm = NULL;
+	struct backings backings = { 0 };
 	int r;
 
 	if (!process || !record)
@@ -428,8 +489,14 @@ static int scan_process(struct source *source, struct source_memory *memory, boo
 	array_clear(&memory->fresh.chunks);
 	if (memory->inherits)
 		scan.parent = memory_find(source, process->stat.ppid);
-	r = scan_mappings(&scan, mm, error);
+	r = backings_set(&backings, mm);
+	scan.backings = &backings;
+	r = r < 0 ? error_set(error, r, "out of memory") : scan_mappings(&scan, mm, error);
+	if (r == 0)
+		r = scan_changes(&scan, error);
 	memory->inherits = false;
+	backings_deinit(&memory->laid_out);
+	memory->laid_out = backings;
 	return r;
 }
 

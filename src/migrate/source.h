@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "backing.h"
 #include "destination.h"
 #include "dump/dump.h"
 #include "estimate.h"
@@ -57,6 +58,7 @@ struct source_memory {
 	struct pageset held;    /* pages with content that the target has */
 	struct pageset fresh;   /* written, by this round's scan; in post-copy: missing at the switch */
 	struct pageset missing; /* after the switch: not pushed yet */
+	struct backings laid_out; /* at the last scan: what the target has laid out by then */
 	int mem_fd;             /* /proc/PID/mem, owned */
 	int map_fd;             /* /proc/PID/pagemap, owned */
 	bool may_share;         /* pages with other processes of the tree, since a fork */
