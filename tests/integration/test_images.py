@@ -4,7 +4,9 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
+import time
 
 import pytest
 
@@ -173,3 +175,64 @@ def test_what_cannot_be_restored_is_named(base):
     (base / "top/tcp-stream-5.img").write_bytes(b"")
     records, error = read(base / "top")
     assert records is None and "tcp-stream-5.img" in error and "TCP" in error
+
+
+VICTIM = """
+import mmap, os, signal, tempfile, time
+read_end, write_end = os.pipe()
+os.write(write_end, b"in the pipe")
+memfd = os.memfd_create("victim")
+os.ftruncate(memfd, 8192)
+shared = mmap.mmap(memfd, 8192)
+shared[4096:4106] = b"in a memfd"
+deleted = open("deleted", "w+b")
+deleted.write(b"deleted".ljust(5000, b"."))
+deleted.flush()
+os.unlink("deleted")
+def answer(*_):
+    deleted.seek(0)
+    with open("result.new", "wb") as result:
+        result.write(os.read(read_end, 11) + b", " + shared[4096:4106] + b", " + deleted.read()[:7])
+    os.rename("result.new", "result")
+signal.signal(signal.SIGUSR1, answer)
+open("ready", "w").close()
+while True:
+    time.sleep(1000)
+"""
+
+
+def wait_for(path):
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not come"
+        time.sleep(0.01)
+
+
+def test_a_process_comes_back_from_crius_images_alone(tmp_path):
+    migrate, images_dir = BUILD / "tools/migrate", tmp_path / "images"
+    images_dir.mkdir()
+    victim = subprocess.Popen(["/usr/bin/python3", "-c", VICTIM], cwd=tmp_path, stdin=subprocess.DEVNULL,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    restored = False
+    try:
+        wait_for(tmp_path / "ready")
+        status, _, err = run(migrate, "dump", "-t", victim.pid, "-D", images_dir)
+        assert status == 0, err
+        victim.wait(30)
+        for name in OURS:
+            for path in images_dir.rglob(name):
+                path.unlink()
+        for path in images(images_dir):
+            encode(decode(path), path)
+        status, _, err = run(migrate, "restore", "-D", images_dir, "-d", stdin=subprocess.DEVNULL)
+        assert status == 0, err
+        restored = True
+        os.kill(victim.pid, signal.SIGUSR1)
+        wait_for(tmp_path / "result")
+        assert (tmp_path / "result").read_bytes() == b"in the pipe, in a memfd, deleted"
+    finally:
+        if restored:
+            os.kill(victim.pid, signal.SIGKILL)
+        elif victim.poll() is None:
+            victim.kill()
+            victim.wait()
