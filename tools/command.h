@@ -13,9 +13,11 @@
 
 /* Each takes the command line from the subcommand's name on and returns the exit status. */
 int command_check(int argc, char **argv, struct log *log);
+int command_core(int argc, char **argv, struct log *log);
 int command_dedup(int argc, char **argv, struct log *log);
 int command_dump(int argc, char **argv, struct log *log); /* pre-dump, too */
 int command_restore(int argc, char **argv, struct log *log);
+int command_show(int argc, char **argv, struct log *log);
 
 /* Says what is wrong with the command line; returns the exit status for that. */
 int command_fail_usage(const struct log *log, const struct error *error);

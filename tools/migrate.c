@@ -309,6 +309,8 @@ static const struct {
 	  "restore -D DIR [-d [-S]] [-j] [--lazy-pages] [--tcp-close] [-o FILE] [-W DIR] [-v[N]] [--pidfile FILE]\n"
 	  "                  [--state-dir DIR] [--json]" },
 	{ "dedup", command_dedup, "dedup DIR" },
+	{ "show", command_show, "show [--json] [--verify] DIR|FILE" },
+	{ "core", command_core, "core DIR [-o FILE] [PID]" },
 	{ "keys", run_keys, "keys --dir DIR [--name HOST]... [--client NAME]" },
 	{ "status", run_session, "status [--state-dir DIR] [--json] [SESSION]" },
 	{ "cancel", run_session, "cancel [--state-dir DIR] SESSION" },

@@ -51,6 +51,8 @@ static int dump_inventory(struct dump_context *ctx, struct error *error)
 	root.start_time = ctx->processes.items[0]->stat.start_time;
 	root.boot_id = boot;
 	message.root = &root;
+	message.has_written = true;
+	message.written = (uint64_t)time(NULL);
 	return image_set_add(ctx->images, IMAGE_INVENTORY, 0, &message.base, error);
 }
 

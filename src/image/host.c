@@ -67,7 +67,9 @@ int image_host_read(struct image_host *ret, struct error *error)
 	if (uname(&names) < 0)
 		return error_set_errno(error, -errno, "cannot read the kernel's release");
 	snprintf(ret->kernel, sizeof(ret->kernel), "%s", names.release);
+	snprintf(ret->name, sizeof(ret->name), "%s", names.nodename);
 	ret->message.kernel = ret->kernel;
+	ret->message.name = ret->name;
 	for (unsigned i = 0; i < IMAGE_HOST_WORDS; i++) {
 		const struct cpuid_place *place = &cpuid_places[i];
 		uint32_t registers[4] = { 0 };

@@ -17,6 +17,7 @@ struct image_host {
 	CpuidWord words[IMAGE_HOST_WORDS];
 	CpuidWord *word_list[IMAGE_HOST_WORDS];
 	char kernel[128]; /* uname release */
+	char name[128];   /* uname nodename */
 };
 
 int image_host_read(struct image_host *ret, struct error *error);

@@ -13,7 +13,7 @@ VICTIMS = [
     ("pages", 16, 2, 0), ("pages", 16, 1, 2000), ("tick", 16, 1000, 8),
     ("threads", 4), ("threads", 64), ("amx",), ("syscalls",), ("signals",), ("robust",),
     ("timers",), ("creds",), ("creds", "dumpable"), ("procattr",), ("procattr", "chroot"),
-    ("files",), ("deleted",), ("deleted", "map"), ("pipes",), ("fifo",), ("eventfd",), ("epoll",),
+    ("calls",), ("files",), ("deleted",), ("deleted", "map"), ("pipes",), ("fifo",), ("eventfd",), ("epoll",),
     ("timerfd",), ("signalfd",), ("inotify",),
     ("unixpair",), ("listen-tcp",), ("listen-unix",), ("udp",), ("tree",), ("tree", "zombie"),
 ]
