@@ -279,7 +279,7 @@ static int check_chunk(struct image_pages_level *level, uint64_t chunk, const vo
 		if (!image_hash_equal(&hash, &level->file->chunks[chunk]))
 			return image_file_error(level->dir, level->name, error, -EBADMSG,
 						"the bytes from %llu to %llu have changed since the directory was sealed",
-						(unsigned long long)(chunk * IMAGE_CHUNK_SIZE),
+						(unsigned long long)chunk * IMAGE_CHUNK_SIZE,
 						(unsigned long long)chunk * IMAGE_CHUNK_SIZE + size);
 	}
 	level->checked[chunk / 8] |= (uint8_t)(1u << chunk % 8);
