@@ -108,8 +108,8 @@ static int open_files(struct source_memory *memory, struct error *error)
 {
 	char path[64];
 
-	cleanup_fd(&memory->mem_fd);
-	cleanup_fd(&memory->map_fd);
+	close_fd(&memory->mem_fd);
+	close_fd(&memory->map_fd);
 	snprintf(path, sizeof(path), "/proc/%d/mem", memory->pid);
 	memory->mem_fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (memory->mem_fd >= 0)
@@ -123,8 +123,8 @@ static int open_files(struct source_memory *memory, struct error *error)
 static void close_files(struct source_memory *memory)
 {
 	track_stop(steal_ptr(&memory->track));
-	cleanup_fd(&memory->mem_fd);
-	cleanup_fd(&memory->map_fd);
+	close_fd(&memory->mem_fd);
+	close_fd(&memory->map_fd);
 }
 
 static int add(struct source *source, const struct dump_process *process, struct error *error)

@@ -16,6 +16,13 @@ static inline void cleanup_fd(int *fd)
 		close(*fd);
 }
 
+/* Closes it before its scope or owner ends. */
+static inline void close_fd(int *fd)
+{
+	cleanup_fd(fd);
+	*fd = -1;
+}
+
 static inline void cleanup_free(void *pointer)
 {
 	free(*(void **)pointer);
