@@ -189,13 +189,17 @@ int command_dump(int argc, char **argv, struct log *log)
 
 int command_dedup(int argc, char **argv, struct log *log)
 {
+	static const struct option table[] = {
+		{ "images-dir", required_argument, NULL, 'D' },
+		{ NULL, 0, NULL, 0 },
+	};
 	struct image_directory *directory = NULL;
 	struct error error = ERROR_INIT;
 	const char *path = NULL;
 	uint64_t bytes = 0;
 	int option, r = 0;
 
-	while (r == 0 && (option = getopt(argc, argv, ":D:")) != -1)
+	while (r == 0 && (option = getopt_long(argc, argv, ":D:", table, NULL)) != -1)
 		r = option == 'D' ? command_take_text("-D", &path, &error) : command_bad_option(option, argv, &error);
 	if (r == 0 && !path && optind < argc)
 		path = argv[optind++];
