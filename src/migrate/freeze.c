@@ -23,8 +23,8 @@
 
 #define PAGE UINT64_C(4096)
 #define LOOK_NS (20 * CLOCK_MS)
-#define TRIES_MAX 10u
-#define RETRY_NS 5000000
+#define TRIES_MAX 20u
+#define RETRY_NS 1000000 /* times 1 to 20: not in step with what the tree does */
 
 static int read_stopped(void *context, uint64_t address, void *data, size_t size)
 {
@@ -174,9 +174,9 @@ static int collect(struct source *source, int64_t deadline, struct error *error)
  * The tree was stopped in the middle of something: with a child that has just ended, or about to be asked for its status. A
  * moment later that has passed. The tree runs on meanwhile, and what it writes goes in another round.
  */
-static int let_go_again(struct source *source, const struct error *why, struct error *error)
+static int let_go_again(struct source *source, unsigned tries, const struct error *why, struct error *error)
 {
-	const struct timespec pause = { .tv_nsec = RETRY_NS };
+	const struct timespec pause = { .tv_nsec = RETRY_NS * (1 + tries * 7 % 20) };
 
 	log_debug(source->log, "stopped at a bad moment (%s): another try", why->message);
 	tracee_tree_release(source->stopped);
@@ -207,7 +207,7 @@ static int collect_patiently(struct source *source, int64_t *ret_deadline, struc
 		r = collect(source, *ret_deadline, &why);
 		if (r == 0 || tries == TRIES_MAX || !is_passing(source, r))
 			break;
-		r = let_go_again(source, &why, error);
+		r = let_go_again(source, tries, &why, error);
 		if (r < 0)
 			return r;
 		error_clear(&why);

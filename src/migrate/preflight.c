@@ -11,8 +11,8 @@
 #include "util/buffer.h"
 #include "util/cleanup.h"
 
-#define LOOKS 10u
-#define LOOK_PAUSE_NS 3000000
+#define LOOKS 40u
+#define LOOK_PAUSE_NS 1000000 /* times 1 to 20: not in step with what the tree does */
 
 /* Sessions that another migrate has with processes of this tree: under way, or left with nobody sure where the tree runs. */
 static void check_sessions(struct source *source)
@@ -70,10 +70,11 @@ static int report(const struct source *source, struct error *error)
 /* What is in the way for a moment only, as a child that has just ended, is not there any more at the next look. */
 static int look_patiently(struct source *source, struct error *error)
 {
-	const struct timespec pause = { .tv_nsec = LOOK_PAUSE_NS };
+	struct timespec pause = { .tv_nsec = 0 };
 	int r = source_look(source, dump_preflight, error);
 
 	for (unsigned tries = 1; r == 0 && tries < LOOKS && !image_blockers_empty(&source->dump->blockers); tries++) {
+		pause.tv_nsec = LOOK_PAUSE_NS * (1 + tries * 7 % 20);
 		nanosleep(&pause, NULL);
 		image_blockers_deinit(&source->dump->blockers);
 		image_blockers_init(&source->dump->blockers);
