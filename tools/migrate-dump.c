@@ -41,8 +41,9 @@ static int take_number(const char *name, uint64_t max, int *ret, struct error *e
 /* A relative one starts at the images directory, as in CRIU. */
 static int take_previous(struct dump_command *command, const char *previous, struct error *error)
 {
-	int n = *previous == '/' ? snprintf(command->parent, sizeof(command->parent), "%s", previous) :
-				   snprintf(command->parent, sizeof(command->parent), "%s/%s", command->common.directory, previous);
+	bool is_relative = *previous != '/';
+	int n = snprintf(command->parent, sizeof(command->parent), "%s%s%s", is_relative ? command->common.directory : "",
+			 is_relative ? "/" : "", previous);
 
 	if (n < 0 || (size_t)n >= sizeof(command->parent))
 		return error_set(error, -ENAMETOOLONG, "--prev-images-dir: '%s' is too long", previous);
@@ -136,8 +137,8 @@ static void print_summary(const struct dump_command *command, const struct migra
 	object = json_pack("{s:s?, s:i, s:s, s:f, s:f, s:i, s:i, s:i, s:I, s:I, s:I}", "error", failure, "pid",
 			   command->options.pid, "directory", command->common.directory, "downtime_ms", s->downtime_ms,
 			   "total_ms", s->total_ms, "rounds", (int)s->rounds, "processes", (int)s->processes, "threads",
-			   (int)s->threads, "bytes", (json_int_t)s->bytes_sent, "pages", (json_int_t)s->pages_sent, "pages_zero",
-			   (json_int_t)s->pages_zero);
+			   (int)s->threads, "bytes", (json_int_t)s->bytes_sent, "pages", (json_int_t)s->pages_sent,
+			   "pages_zero", (json_int_t)s->pages_zero);
 	json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
 	printf("\n");
 	json_decref(object);

@@ -70,8 +70,8 @@ static int parse(int argc, char **argv, struct restore_command *command, struct 
 static void print_summary(const struct restore_command *command, const struct checkpoint_summary *s)
 {
 	if (command->common.json)
-		printf("{\"pid\": %d, \"ready_ms\": %.3f, \"processes\": %u, \"threads\": %u, \"pages\": %llu, \"pages_shared\": %llu, "
-		       "\"pages_late\": %llu}\n",
+		printf("{\"pid\": %d, \"ready_ms\": %.3f, \"processes\": %u, \"threads\": %u, \"pages\": %llu, "
+		       "\"pages_shared\": %llu, \"pages_late\": %llu}\n",
 		       s->pid, s->ready_ms, s->processes, s->threads, (unsigned long long)s->pages,
 		       (unsigned long long)s->pages_shared, (unsigned long long)s->pages_late);
 	else
@@ -189,7 +189,8 @@ static int run_waiting(struct restore_command *command, struct error *error)
 		r = error_set(error, -EAGAIN, "cannot start a thread to serve pages");
 	}
 	if (r == 0)
-		r = restore_job_wait(summary.pid, command->options.restore.shell_job ? &command->terminal : NULL, &status, error);
+		r = restore_job_wait(summary.pid, command->options.restore.shell_job ? &command->terminal : NULL, &status,
+				     error);
 	if (r == 0)
 		end_as(status);
 	return r;

@@ -22,8 +22,8 @@
 #define DOWNTIME_MOST_MS_DEFAULT 300 /* mode precopy, where the user has not said: nobody waits for less and gets nothing */
 
 enum {
-	OPT_TO = COMMAND_LONG, OPT_TLS_DIR, OPT_STATE_DIR, OPT_MODE, OPT_DOWNTIME, OPT_BANDWIDTH, OPT_STREAMS, OPT_HOOK, OPT_TCP_CLOSE,
-	OPT_DRY_RUN, OPT_JSON, OPT_DIR, OPT_NAME, OPT_CLIENT, OPT_THAW, OPT_KILL,
+	OPT_TO = COMMAND_LONG, OPT_TLS_DIR, OPT_STATE_DIR, OPT_MODE, OPT_DOWNTIME, OPT_BANDWIDTH, OPT_STREAMS, OPT_HOOK,
+	OPT_TCP_CLOSE, OPT_DRY_RUN, OPT_JSON, OPT_DIR, OPT_NAME, OPT_CLIENT, OPT_THAW, OPT_KILL,
 };
 
 static int take_program(const char *name, const char **ret, struct error *error)

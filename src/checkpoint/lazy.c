@@ -98,8 +98,8 @@ static int read_pages(struct waiting *process, unsigned reader, uint64_t address
 			continue;
 		}
 		if (r < 0)
-			return error_set_errno(error, r, "PID %d: page at 0x%llx", process->pid,
-					       (unsigned long long)(address + i * PAGE));
+			return error_set_errno(error, r, "PID %d: page at 0x%lx", process->pid,
+					       (unsigned long)(address + i * PAGE));
 		first = (address + i * PAGE - run.address) / PAGE;
 		n = run.pages - first < pages - i ? run.pages - first : pages - i;
 		r = image_pages_read(process->readers[reader], &run, first, n, data + i * PAGE, error);

@@ -224,8 +224,10 @@ static int add_parts(struct fill *fill, struct source *source, const struct imag
 		bool is = i < run->pages ? checkpoint_lazy_may_wait(lazy, source->process->pid, run->address + i * PAGE) : !was;
 
 		if (i && is != was) {
-			r = was ? checkpoint_lazy_note(lazy, source->process->pid, run->address + first * PAGE, i - first, error) :
-				  add_job(fill, source, run, first, i - first, error);
+			if (was)
+				r = checkpoint_lazy_note(lazy, source->process->pid, run->address + first * PAGE, i - first, error);
+			else
+				r = add_job(fill, source, run, first, i - first, error);
 			first = i;
 		}
 		was = is;

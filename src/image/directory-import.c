@@ -4,7 +4,8 @@
  *
  * Happy path. Each entry of each image is looked for among those that our own records would give (directory-export.c). If it
  * is there, the record counts, with all that CRIU has no place for. If not, it is an entry from elsewhere: it is translated
- * back (directory-translate.c), and takes from the record in the same place of the same file, if that has a shape like it, the fields that are ours.
+ * back (directory-translate.c), and takes from the record in the same place of the same file, if that has a shape like it,
+ * the fields that are ours.
  * Records of our own types are taken as long as the process or thread that they belong to is there. The rest is derived
  * (directory-derive.c).
  *

@@ -184,7 +184,8 @@ static int add_pages(struct directory *directory, struct object *object, uint64_
 			if (was)
 				r = image_pages_add_in_parent(object->writer, address + first * PAGE, i - first, error);
 			else
-				r = image_pages_add(object->writer, address + first * PAGE, i - first, data + first * PAGE, error);
+				r = image_pages_add(object->writer, address + first * PAGE, i - first, data + first * PAGE,
+						    error);
 			directory->bytes += was ? 0 : (i - first) * PAGE;
 			first = i;
 		}

@@ -28,8 +28,8 @@
  * Pages that were dropped (MADV_DONTNEED, or a mapping that made place for a new one) are not reported as written; they
  * are found by track_absent(), or by not being in track_present() or in a scan with TRACK_ALL. It is enough to look for
  * them once, in the last round. (In a private mapping of a file, what was a copy may then be the file's page again, which is
- * neither absent nor written: look for TRACK_FILE in track_present().) track_absent() is the cheap one: 0.5 ms a GiB, the others 3 ms. A page that became a
- * guard is reported, as TRACK_WRITTEN | TRACK_GUARD.
+ * neither absent nor written: look for TRACK_FILE in track_present().) track_absent() is the cheap one: 0.5 ms a GiB, the
+ * others 3 ms. A page that became a guard is reported, as TRACK_WRITTEN | TRACK_GUARD.
  *
  * What is not seen, on any kernel: writes into shared memory that do not go through this process's mappings (another
  * process, write(2) on a memfd); and writes by devices or io_uring into pages pinned before the scan (VmPin in
