@@ -225,7 +225,8 @@ static int add_parts(struct fill *fill, struct source *source, const struct imag
 
 		if (i && is != was) {
 			if (was)
-				r = checkpoint_lazy_note(lazy, source->process->pid, run->address + first * PAGE, i - first, error);
+				r = checkpoint_lazy_note(lazy, source->process->pid, run->address + first * PAGE, i - first,
+							 error);
 			else
 				r = add_job(fill, source, run, first, i - first, error);
 			first = i;
