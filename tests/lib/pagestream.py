@@ -110,6 +110,8 @@ class PageServer:
                     self.to = line.split()[2]
                     return True
             if self.process.poll() is not None:
+                self.out.join(5)
+                self.err.join(5)
                 raise RuntimeError(f"pageserver ended with status {self.process.returncode}: "
                                    f"{self.text()}")
             return False
