@@ -47,6 +47,8 @@ struct object {
 	struct image_pages_reader *before;  /* of the earlier checkpoint; NULL: it has none, or is not compared any more */
 	uint64_t cursor;                    /* first page that is not settled in the present one */
 	int content_fd;                     /* deleted files: their content by offset; -1: none */
+	AddressSpace *mm;                   /* of the round; owned; NULL: not needed so far */
+	size_t mapping;                     /* of those, the first that does not end before the cursor */
 	bool seen;                          /* during a refresh */
 };
 
@@ -64,8 +66,16 @@ struct directory {
 
 /* ---- objects */
 
+static void forget_mappings(struct object *object)
+{
+	if (object->mm)
+		address_space__free_unpacked(steal_ptr(&object->mm), NULL);
+	object->mapping = 0;
+}
+
 static void object_deinit(struct object *object)
 {
+	forget_mappings(object);
 	image_pages_end(object->writer, NULL);
 	image_pages_close(object->before);
 	pageset_deinit(&object->held);
@@ -194,6 +204,37 @@ static int add_pages(struct directory *directory, struct object *object, uint64_
 	return r;
 }
 
+/* A page that is not there is read as zeros, but in a private mapping of a file as that file. */
+static int zeros_count(struct source *source, struct object *object, uint64_t address, bool *ret, struct error *error)
+{
+	const struct image_record *record = image_set_find(source->images, IMAGE_MM, object->id);
+	const Mapping *mapping;
+	int r = 0;
+
+	*ret = false;
+	if (object->kind != IMAGE_PAGES_PROCESS || !record)
+		return 0;
+	if (!object->mm)
+		r = image_unpack(record, address_space, &object->mm, error);
+	if (r < 0)
+		return r;
+	while (object->mapping < object->mm->n_vmas && object->mm->vmas[object->mapping]->end <= address)
+		object->mapping++;
+	mapping = object->mapping < object->mm->n_vmas ? object->mm->vmas[object->mapping] : NULL;
+	*ret = mapping && mapping->start <= address && mapping->status & MAPPING_FILE_PRIVATE;
+	return 0;
+}
+
+static int add_zeros(struct directory *directory, struct object *object, uint64_t address, uint64_t pages, struct error *error)
+{
+	static const uint8_t zeros[PAGE];
+	int r = 0;
+
+	for (uint64_t i = 0; r == 0 && i < pages; i++)
+		r = add_pages(directory, object, address + i * PAGE, 1, zeros, error);
+	return r;
+}
+
 static int keep_content(struct directory *directory, struct object *object, const struct wire_pages_header *header,
 			const void *data, struct error *error)
 {
@@ -215,6 +256,7 @@ static int pages(struct source *source, uint32_t stream, const struct wire_pages
 {
 	struct directory *directory = source->directory;
 	uint64_t page = header->address / PAGE;
+	bool counts = header->kind == WIRE_PAGES_DATA;
 	struct object *object;
 	int r = object_of_header(source, header, &object, error);
 
@@ -222,13 +264,17 @@ static int pages(struct source *source, uint32_t stream, const struct wire_pages
 		return keep_content(directory, object, header, data, error);
 	if (r == 0)
 		r = settle(directory, object, page, error);
-	if (r == 0 && header->kind == WIRE_PAGES_DATA)
+	if (r == 0 && counts)
 		r = add_pages(directory, object, header->address, header->pages, data, error);
+	else if (r == 0)
+		r = zeros_count(source, object, header->address, &counts, error);
+	if (r == 0 && counts && header->kind == WIRE_PAGES_ZERO)
+		r = add_zeros(directory, object, header->address, header->pages, error);
 	if (r < 0)
 		return r;
 	object->cursor = page + header->pages;
 	pageset_remove(&object->held, page, header->pages);
-	if (header->kind == WIRE_PAGES_DATA && pageset_add(&object->held, page, header->pages) < 0)
+	if (counts && pageset_add(&object->held, page, header->pages) < 0)
 		return error_set(error, -ENOMEM, "out of memory");
 	return 0;
 }
@@ -270,6 +316,7 @@ static int refresh(struct source *source, struct error *error)
 		const struct image_record *record = NULL;
 
 		object->cursor = 0;
+		forget_mappings(object);
 		if (object->kind == IMAGE_PAGES_PROCESS) {
 			record = image_set_find(source->images, IMAGE_MM, object->id);
 			if (r == 0 && record)
