@@ -45,7 +45,7 @@ struct fill {
 	atomic_size_t next;             /* job */
 	atomic_uint_least64_t written, shared;
 	pthread_mutex_t lock;
-	int failed;                     /* first error; under the lock */
+	_Atomic int failed;             /* first error; set under the lock */
 	struct error error;             /* its text */
 };
 
@@ -269,19 +269,41 @@ static int read_set(struct checkpoint *checkpoint, pid_t pid, struct pageset *se
 
 typedef ARRAY(struct restore_range) range_list;
 
-/* The parent's pages in one mapping that are none of the child's. */
-static int list_foreign(const Mapping *mapping, struct pageset *parent, struct pageset *own, range_list *ranges)
+/* A child and its parent, whose copy it begins as. */
+struct family {
+	struct checkpoint_lazy *lazy; /* borrowed; NULL: no page waits */
+	pid_t pid, parent_pid;
+	struct pageset own, parent;   /* pages in the directory */
+};
+
+/* Whether the child has the parent's page, and must not: because it has none, or gets it later, which is only for missing ones. */
+static bool is_foreign(struct family *family, uint64_t page)
+{
+	if (family->lazy && checkpoint_lazy_may_wait(family->lazy, family->parent_pid, page * PAGE))
+		return false; /* the parent has not got it yet */
+	return !pageset_has(&family->own, page) ||
+	       (family->lazy && checkpoint_lazy_may_wait(family->lazy, family->pid, page * PAGE));
+}
+
+static int list_foreign(struct family *family, const Mapping *mapping, range_list *ranges)
 {
 	uint64_t page = mapping->start / PAGE, end = mapping->end / PAGE, found, n;
+	struct restore_range *last = NULL;
 
-	while (page < end && (n = pageset_next(parent, page, end - page, &found)) && found < end) {
-		for (uint64_t i = 0; i < n && found + i < end; i++) {
-			struct restore_range range = { .start = (found + i) * PAGE, .size = PAGE };
+	while (page < end && (n = pageset_next(&family->parent, page, end - page, &found)) && found < end) {
+		for (page = found; page < found + n && page < end; page++) {
+			struct restore_range range = { .start = page * PAGE, .size = PAGE };
 
-			if (!pageset_has(own, found + i) && array_append(ranges, range) < 0)
+			if (!is_foreign(family, page))
+				continue;
+			if (last && last->start + last->size == range.start) {
+				last->size += PAGE;
+				continue;
+			}
+			if (array_append(ranges, range) < 0)
 				return -ENOMEM;
+			last = &ranges->items[ranges->count - 1];
 		}
-		page = found + n;
 	}
 	return 0;
 }
@@ -291,22 +313,22 @@ static int drop_foreign(struct checkpoint *checkpoint, struct restore_process *p
 	const struct image_set *images = image_directory_set(checkpoint->directory);
 	const struct image_record *record = image_set_find(images, IMAGE_MM, (uint32_t)process->pid);
 	_cleanup_message_ AddressSpace *mm = NULL;
-	struct pageset parent = { 0 }, own = { 0 };
+	struct family family = { .lazy = checkpoint->lazy, .pid = process->pid, .parent_pid = process->parent->pid };
 	range_list ranges = { 0 };
 	int r = record ? image_unpack(record, address_space, &mm, error) : 0;
 
 	if (r == 0 && record)
-		r = read_set(checkpoint, process->parent->pid, &parent, error);
+		r = read_set(checkpoint, family.parent_pid, &family.parent, error);
 	if (r == 0 && record)
-		r = read_set(checkpoint, process->pid, &own, error);
+		r = read_set(checkpoint, family.pid, &family.own, error);
 	for (size_t i = 0; r == 0 && record && i < mm->n_vmas; i++)
-		if (mm->vmas[i]->status & MAPPING_HAS_PAGES && list_foreign(mm->vmas[i], &parent, &own, &ranges) < 0)
+		if (mm->vmas[i]->status & MAPPING_HAS_PAGES && list_foreign(&family, mm->vmas[i], &ranges) < 0)
 			r = error_set(error, -ENOMEM, "out of memory");
 	if (r == 0 && ranges.count)
 		r = restore_pages_drop(checkpoint->tree, process, ranges.items, ranges.count, error);
 	array_deinit(&ranges);
-	pageset_deinit(&parent);
-	pageset_deinit(&own);
+	pageset_deinit(&family.own);
+	pageset_deinit(&family.parent);
 	return r;
 }
 
