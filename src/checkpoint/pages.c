@@ -9,7 +9,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/uio.h>
 
 #include "image/mapping.h"
 #include "mm.pb-c.h"
@@ -81,16 +80,14 @@ static int write_run(struct fill *fill, const struct source *source, uint64_t ad
 				 restore_shared_write(fill->checkpoint->tree, source->id, address, data, pages * PAGE, error);
 }
 
-/* Writes what differs from what is there. */
+/* Writes what differs from what is there. process_vm_readv(2) would make a copy of each page that it reads. */
 static int write_changes(struct worker *worker, const struct job *job, struct error *error)
 {
-	struct iovec local = { worker->there, job->pages * PAGE };
-	struct iovec remote = { (void *)(uintptr_t)job->address, job->pages * PAGE };
 	const struct source *source = job->source;
 	uint64_t first = 0;
 	int r = 0;
 
-	if (process_vm_readv(source->process->pid, &local, 1, &remote, 1, 0) != (ssize_t)local.iov_len)
+	if (tracee_process_read(source->process->tracee, job->address, worker->there, job->pages * PAGE, NULL) < 0)
 		return write_run(worker->fill, source, job->address, worker->data, job->pages, error);
 	for (uint64_t i = 0; r == 0 && i <= job->pages; i++) {
 		if (i < job->pages && memcmp(worker->data + i * PAGE, worker->there + i * PAGE, PAGE) != 0)
@@ -276,7 +273,7 @@ struct family {
 	struct pageset own, parent;   /* pages in the directory */
 };
 
-/* Whether the child has the parent's page, and must not: because it has none, or gets it later, which is only for missing ones. */
+/* Whether the child has the parent's page and must not: it has none, or gets it later, and only what is missing comes later. */
 static bool is_foreign(struct family *family, uint64_t page)
 {
 	if (family->lazy && checkpoint_lazy_may_wait(family->lazy, family->parent_pid, page * PAGE))

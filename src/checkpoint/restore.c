@@ -52,6 +52,9 @@ static int check(struct checkpoint *checkpoint, struct error *error)
 		return error_set(error, -EINVAL,
 				 "%s holds pages only: it is a pre-dump, or a round of another checkpoint, to which it belongs",
 				 checkpoint->options->path);
+	r = image_directory_check_hollow(checkpoint->directory, error);
+	if (r < 0)
+		return r;
 	image_blockers_init(&blockers);
 	r = restore_check(images, &blockers, error);
 	if (r == 0)

@@ -7,6 +7,9 @@
  * is written with "not known" for them, the holes are made, and the seal is written with the new hashes. Whatever ends this
  * in the middle leaves a chain that can be read.
  *
+ * A seal then names the directory that the chain was read through. Another one, that builds upon the same or lies between,
+ * may have lost pages: it is refused.
+ *
  * Failure modes: a file system without holes (-EOPNOTSUPP).
  */
 #include <dirent.h>
@@ -27,6 +30,7 @@ struct hole {
 };
 
 struct dedup_file {
+	const struct image_directory *top; /* through which the chain can be read afterwards */
 	struct image_directory *dir;
 	char name[IMAGE_NAME_MAX];
 	ARRAY(struct hole) holes; /* by offset */
@@ -108,10 +112,10 @@ static int make_holes(struct dedup_file *file, int fd, uint64_t *freed, struct e
 	return 0;
 }
 
-static int rewrite_seal(struct image_directory *dir, struct error *error)
+static int rewrite_seal(struct dedup_file *file, struct error *error)
 {
-	dir->deduplicated = true;
-	return image_seal_write(dir, error);
+	file->dir->reader_id = file->top->id;
+	return image_seal_write(file->dir, error);
 }
 
 static int apply(struct dedup_file *file, uint64_t *freed, struct error *error)
@@ -122,6 +126,9 @@ static int apply(struct dedup_file *file, uint64_t *freed, struct error *error)
 
 	if (file->holes.count == 0)
 		return 0;
+	if (sealed && image_hash_is_zero(&file->top->id))
+		return error_set(error, -EINVAL, "%s was edited, and %s was not: they cannot be deduplicated", file->top->path,
+				 file->dir->path);
 	fd = openat(file->dir->fd, file->name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
 	if (fd < 0)
 		return image_file_errno(file->dir, file->name, error, -errno, "cannot open it for writing");
@@ -129,12 +136,12 @@ static int apply(struct dedup_file *file, uint64_t *freed, struct error *error)
 		return make_holes(file, fd, freed, error);
 	r = hash_holes(file, sealed, fd, true, error);
 	if (r == 0)
-		r = rewrite_seal(file->dir, error);
+		r = rewrite_seal(file, error);
 	if (r == 0)
 		r = make_holes(file, fd, freed, error);
 	if (r == 0)
 		r = hash_holes(file, sealed, fd, false, error);
-	return r < 0 ? r : rewrite_seal(file->dir, error);
+	return r < 0 ? r : rewrite_seal(file, error);
 }
 
 static int compare_holes(const void *left, const void *right)
@@ -166,7 +173,7 @@ static void join_holes(struct dedup_file *file)
 static int dedup_map(struct image_directory *top, struct image_directory *dir, const char *name, uint64_t *freed,
 		     struct error *error)
 {
-	struct dedup_file file = { .dir = dir };
+	struct dedup_file file = { .top = top, .dir = dir };
 	struct image_pagemap older = { 0 };
 	int r = image_pagemap_read(dir, name, &older, error);
 
@@ -194,7 +201,7 @@ static int dedup_map(struct image_directory *top, struct image_directory *dir, c
 int image_directory_dedup(struct image_directory *dir, uint64_t *ret_bytes, struct error *error)
 {
 	uint64_t freed = 0;
-	int r = 0;
+	int r = image_directory_check_hollow(dir, error);
 
 	for (struct image_directory *older = dir->parent; older; older = older->parent)
 		for (size_t i = 0; r == 0 && i < older->files.count; i++)

@@ -227,14 +227,34 @@ static int open_at_depth(const char *path, unsigned depth, struct image_director
 	return 0;
 }
 
+/* Whether what a dedup took out of `below` is in a directory between it and `top`. One that was edited has lost its id. */
+static bool can_read(const struct image_directory *top, const struct image_directory *below)
+{
+	if (image_hash_is_zero(&below->reader_id))
+		return true;
+	for (const struct image_directory *at = top; at != below; at = at->parent)
+		if (at->edited || image_hash_equal(&at->id, &below->reader_id))
+			return true;
+	return false;
+}
+
 int image_directory_open(const char *path, struct image_directory **ret, struct error *error)
 {
 	struct image_directory *dir;
 	int r = open_at_depth(path, 0, &dir, error);
 
-	if (r == 0)
-		*ret = dir;
-	return r;
+	if (r < 0)
+		return r;
+	for (const struct image_directory *at = dir; at; at = at->parent)
+		dir->hollow |= !can_read(dir, at);
+	*ret = dir;
+	return 0;
+}
+
+int image_directory_check_hollow(const struct image_directory *dir, struct error *error)
+{
+	return dir->hollow ? error_set(error, -EPROTO, "%s: a dedup took pages out of it, or out of what it builds upon: they are "
+				       "only in a directory that builds upon it", dir->path) : 0;
 }
 
 const struct image_set *image_directory_set(const struct image_directory *dir)
@@ -254,7 +274,7 @@ void image_directory_describe(const struct image_directory *dir, struct image_di
 		.sealed = dir->sealed,
 		.native = dir->native,
 		.edited = dir->edited,
-		.deduplicated = dir->deduplicated,
+		.deduplicated = dir->hollow || !image_hash_is_zero(&dir->reader_id),
 	};
 
 	for (const struct image_directory *at = dir->parent; at; at = at->parent)

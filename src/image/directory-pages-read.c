@@ -169,10 +169,15 @@ static int load_chain(struct image_pages_reader *reader, enum image_pages_kind k
 int image_pages_open(struct image_directory *dir, enum image_pages_kind kind, uint32_t id,
 		     struct image_pages_reader **ret, struct error *error)
 {
-	struct image_pages_reader *reader = calloc(1, sizeof(*reader));
+	struct image_pages_reader *reader;
 	struct error text = ERROR_INIT;
 	char name[IMAGE_NAME_MAX];
-	int r = reader ? 0 : -ENOMEM;
+	int r = image_directory_check_hollow(dir, error);
+
+	if (r < 0)
+		return r;
+	reader = calloc(1, sizeof(*reader));
+	r = reader ? 0 : -ENOMEM;
 
 	for (struct image_directory *at = dir; r == 0 && at; at = at->parent) {
 		struct image_pages_level level = { .dir = at, .fd = -1 };

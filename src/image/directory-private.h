@@ -49,7 +49,9 @@ struct image_directory {
 	ARRAY(struct image_file) files; /* sorted by name when reading */
 	uint32_t next_pages_id;         /* number of the next pages file */
 	struct image_set *set;          /* owned */
-	bool native, sealed, edited, deduplicated; /* as in struct image_directory_info */
+	bool native, sealed, edited;    /* as in struct image_directory_info */
+	struct image_hash reader_id;    /* what was taken out of this one, the directory of this id has; zeros: all is there */
+	bool hollow;                    /* pages of it are only in a directory that builds upon it */
 	bool ghosts_moved;              /* ids of deleted files are the directory's and IMAGE_GHOST_MOVED */
 };
 

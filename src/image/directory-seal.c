@@ -5,7 +5,7 @@
  *   pagestream-seal 1
  *   id HASH                          random, the same for the life of the directory
  *   parent HASH                      id of the directory that it builds upon, if that has a seal
- *   deduplicated                     pages were taken out by a dedup
+ *   deduplicated HASH                pages were taken out, which the directory of that id has
  *   file SIZE HASH NAME
  *   pages SIZE HASH NAME             HASH is that of the hashes of its chunks, which follow, one a line
  *   - HASH
@@ -72,8 +72,8 @@ static int put_all(struct image_directory *dir, struct buffer *text)
 		r = put_line(text, "id", &dir->id, "");
 	if (r == 0 && !image_hash_is_zero(&dir->parent_id))
 		r = put_line(text, "parent", &dir->parent_id, "");
-	if (r == 0 && dir->deduplicated)
-		r = buffer_append(text, "deduplicated\n", strlen("deduplicated\n"));
+	if (r == 0 && !image_hash_is_zero(&dir->reader_id))
+		r = put_line(text, "deduplicated", &dir->reader_id, "");
 	array_for_each(file, &dir->files)
 		if (r == 0 && file->name[0])
 			r = put_file(text, file);
@@ -227,9 +227,9 @@ static bool parse_line(struct seal_reader *reader, const char *line)
 		return parse_file(reader, line + 5, false);
 	if (strncmp(line, "pages ", 6) == 0)
 		return parse_file(reader, line + 6, true);
-	if (strcmp(line, "deduplicated") == 0) {
-		dir->deduplicated = true;
-		return true;
+	if (strncmp(line, "deduplicated ", 13) == 0) {
+		line += 13;
+		return parse_hash(&line, &dir->reader_id) && !*line;
 	}
 	if (strncmp(line, "id ", 3) == 0) {
 		line += 3;

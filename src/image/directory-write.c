@@ -124,8 +124,9 @@ static int begin(struct image_directory *dir, const char *parent_path, struct er
 		r = image_directory_open(parent_path, &dir->parent, error);
 		if (r < 0)
 			return error_wrap(error, r, "cannot build upon an earlier checkpoint");
-		if (dir->parent->deduplicated)
-			return error_set(error, -EPROTO, "%s: cannot build upon it: a dedup took pages out of it", parent_path);
+		r = image_directory_check_hollow(dir->parent, error);
+		if (r < 0)
+			return error_wrap(error, r, "cannot build upon an earlier checkpoint");
 		dir->parent_id = dir->parent->id;
 	}
 	r = open_new(dir, error);

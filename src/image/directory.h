@@ -74,6 +74,9 @@ void image_directory_discard(struct image_directory *dir);
 /* ---- reading */
 
 int image_directory_open(const char *path, struct image_directory **ret, struct error *error);
+/* -EPROTO: a dedup through a directory that builds upon this one took pages out of it or of those below; image_pages_open()
+ * refuses it as well. */
+int image_directory_check_hollow(const struct image_directory *dir, struct error *error);
 
 /* The records; empty for a round of pre-copy. Belongs to the directory. */
 const struct image_set *image_directory_set(const struct image_directory *dir);
@@ -133,7 +136,8 @@ struct image_directory *image_directory_parent(const struct image_directory *dir
 
 /*
  * Frees in the directories below `dir` the pages that it, or one between, holds too (holes in the files). Those can be
- * restored only through `dir` from then on. `ret_bytes`: how much was freed.
+ * read only through `dir` from then on. `ret_bytes`: how much was freed. -EPROTO: `dir` itself cannot be read any more.
+ * -EINVAL: it was edited, and those below were not.
  */
 int image_directory_dedup(struct image_directory *dir, uint64_t *ret_bytes, struct error *error);
 

@@ -87,3 +87,134 @@ def test_churn(host, place, start_victim, seed):
         restore(host, place, final, *words)
         go_on(host, victim)
         end(host, victim.pid)
+
+
+def test_dedup_meanwhile(host, place, start_victim):
+    """A dedup in the middle of a chain that goes on, and pre-dumps upon what it has left whole."""
+    victim = start_victim(host, "mem-churn", 4)
+    go_on(host, victim)
+    name = chain(host, place, victim, 3)
+    before = blocks(place.path / "1")
+    dedup(host, place.path / name)
+    assert blocks(place.path / "1") < before
+    pre_dump(host, place, victim.pid, "upon", name)
+    go_on(host, victim)
+    refused(run(host, place, "pre-dump", "-t", victim.pid, "-D", place.make("too-late"), "--prev-images-dir", "../2"), "/2:")
+    pids = host.tree(victim.pid)
+    dump(host, place, victim.pid, place.make("final"), "--prev-images-dir", "../upon")
+    wait_gone(host, pids)
+    restore(host, place, place.path / "final")
+    go_on(host, victim)
+
+
+def refused(result, *words):
+    assert result.returncode == 1, text(result)
+    for word in words:
+        assert word in result.stderr, text(result)
+
+
+def test_dedup_of_another_one(host, place, start_victim):
+    """Two checkpoints upon one: what one of them has taken out, the other one does not read as zeros."""
+    victim = start_victim(host, "pages", 4, 1, 2000)
+    dump(host, place, victim.pid, place.make("first"), "-R")
+    for name in ("left", "right"):
+        dump(host, place, victim.pid, place.make(name), "-R", "--prev-images-dir", "../first")
+    dedup(host, place.path / "left")
+    end(host, victim.pid)
+    for name in ("first", "right"):
+        refused(run(host, place, "restore", "-D", place.path / name, "-d"), name, "dedup")
+        wait_until(lambda: not host.pids(), 10, "the end of what was begun")
+    restore(host, place, place.path / "left")
+    victim.check(host)
+
+
+def test_refused(host, place, start_victim):
+    """A chain that is not whole any more is refused by name; one that was moved as a whole is not."""
+    victim = start_victim(host, "mem-cow", 4)
+    whole = place.make("whole")
+    for number in (1, 2, 3):
+        words = ("--prev-images-dir", f"../{number - 1}") if number > 1 else ()
+        dump(host, place, victim.pid, place.make(f"whole/{number}"), *words, command="pre-dump")
+    other = start_victim(host, "mem-cow", 1)
+    refused(run(host, place, "pre-dump", "-t", other.pid, "-D", place.make("other"), "--prev-images-dir", whole / "1"),
+            "whole/1 is of another process", str(victim.pid))
+    refused(run(host, place, "pre-dump", "-t", victim.pid, "-D", place.path / "other", "--prev-images-dir", "../none"),
+            "other/../none")
+    pids = host.tree(victim.pid)
+    dump(host, place, victim.pid, place.make("whole/final"), "--prev-images-dir", "../3")
+    assert os.readlink(whole / "2" / "parent") == "../1"
+    wait_gone(host, pids)
+    running = host.pids()
+
+    def spoiled(name, spoil):
+        copy = place.path / name
+        shutil.copytree(whole, copy, symlinks=True)
+        spoil(copy)
+        return copy
+
+    def in_wrong_order(copy):
+        (copy / "1").rename(copy / "0")
+        (copy / "2").rename(copy / "1")
+        (copy / "0").rename(copy / "2")
+
+    def apart(copy):
+        place.make("far").joinpath("away").mkdir()
+        (copy / "2").rename(place.path / "far" / "away" / "2")
+
+    for name, spoil, named in (("missing", lambda copy: shutil.rmtree(copy / "1"), "missing/2"),
+                               ("order", in_wrong_order, "order/3"), ("apart", apart, "apart/3")):
+        copy = spoiled(name, spoil)
+        for words in ((), ("--lazy-pages",)):
+            refused(run(host, place, "restore", "-D", copy / "final", "-d", *words), named)
+        wait_until(lambda: host.pids() == running, 10, "the end of what was begun")
+    refused(run(host, place, "restore", "-D", place.path / "whole" / "3", "-d"), "whole/3", "pre-dump")
+    moved = place.path / "far" / "moved"
+    whole.rename(moved)
+    restore(host, place, moved / "final")
+    victim.check(host)
+
+
+def test_size(host, place, start_victim):
+    """Of 64 MiB of which about 1 MiB was written, about 1 MiB is dumped."""
+    victim = start_victim(host, "pages", 64, 1, 300)
+    first = pre_dump(host, place, victim.pid, "1")
+    assert first["bytes"] > 40 * MIB, first
+    victim.check(host)
+    goal = int(victim.note["writes"]) + 256
+
+    def written():
+        victim.check(host)
+        return int(victim.note["writes"]) >= goal
+    wait_until(written, 60, "1 MiB written", step=0.05)
+    second = pre_dump(host, place, victim.pid, "2", "1")
+    assert MIB / 2 < second["bytes"] < 4 * MIB, second
+    assert abs(blocks(place.path / "2") - second["bytes"]) < MIB / 4, (blocks(place.path / "2"), second)
+    victim.check(host)
+
+
+def test_untouched(host, place, start_victim):
+    """A pre-dump leaves the tree as it was."""
+    victim = start_victim(host, "mem-cow", 8)
+    victim.check(host)
+    before = snapshot(host, victim.pid)
+    pre_dump(host, place, victim.pid, "1")
+    assert diff_settled(before, host, victim.pid) == []
+    pre_dump(host, place, victim.pid, "2", "1")
+    assert diff_settled(before, host, victim.pid) == []
+    victim.check(host)
+
+
+def test_shared_after_fork(host, place, start_victim):
+    """What a child has from its parent is in memory once, after a restore too."""
+    victim = start_victim(host, "mem-cow", 32)
+    pids = host.tree(victim.pid)
+
+    def memory():
+        return sum(int(line.split()[1]) for pid in host.tree(victim.pid)
+                   for line in (host.proc(pid) / "smaps_rollup").read_text().splitlines() if line.startswith("Pss:")) * 1024
+    before = memory()
+    dump(host, place, victim.pid, place.make("final"))
+    wait_gone(host, pids)
+    restore(host, place, place.path / "final")
+    assert memory() < before + 8 * MIB, (before, memory())
+    victim.check(host)

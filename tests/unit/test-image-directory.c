@@ -468,6 +468,7 @@ static void test_dedup(void **state)
 	struct image_directory *dir;
 	struct error error = ERROR_INIT;
 	uint64_t freed = 0, again = 0;
+	struct image_pages_reader *reader;
 
 	make_chain(*state);
 	dir = open_good(path_of(*state, "top"));
@@ -488,6 +489,36 @@ static void test_dedup(void **state)
 	image_directory_free(dir);
 	assert_int_equal(image_directory_create(path_of(*state, "late"), path_of(*state, "one"), &dir, &error), -EPROTO);
 	assert_non_null(strstr(error.message, "dedup"));
+	/* "two" lies between: its pages in "one" are gone. What builds upon "top" has all. */
+	dir = open_good(path_of(*state, "two"));
+	error_clear(&error);
+	assert_int_equal(image_pages_open(dir, IMAGE_PAGES_PROCESS, PID, &reader, &error), -EPROTO);
+	assert_non_null(strstr(error.message, "dedup"));
+	assert_int_equal(image_directory_dedup(dir, &again, NULL), -EPROTO);
+	image_directory_free(dir);
+	seal_good(create_good(path_of(*state, "late"), path_of(*state, "top")));
+	dir = open_good(path_of(*state, "late"));
+	assert_int_equal(image_directory_check_hollow(dir, NULL), 0);
+	image_directory_free(dir);
+}
+
+/* Two that build upon one: what the first has taken out of it, the second cannot read any more. */
+static void test_dedup_branch(void **state)
+{
+	struct image_pages_reader *reader;
+	struct image_directory *dir;
+	struct error error = ERROR_INIT;
+	uint64_t freed = 0;
+
+	make_chain(*state);
+	seal_good(create_good(path_of(*state, "branch"), path_of(*state, "two")));
+	dir = open_good(path_of(*state, "top"));
+	assert_int_equal(image_directory_dedup(dir, &freed, NULL), 0);
+	image_directory_free(dir);
+	dir = open_good(path_of(*state, "branch"));
+	assert_int_equal(image_pages_open(dir, IMAGE_PAGES_PROCESS, PID, &reader, &error), -EPROTO);
+	assert_non_null(strstr(error.message, "branch: a dedup"));
+	image_directory_free(dir);
 }
 
 int main(int argc, char **argv)
@@ -508,6 +539,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(test_moved_chain, make_base, remove_base),
 		cmocka_unit_test_setup_teardown(test_pagemap_errors, make_base, remove_base),
 		cmocka_unit_test_setup_teardown(test_dedup, make_base, remove_base),
+		cmocka_unit_test_setup_teardown(test_dedup_branch, make_base, remove_base),
 	};
 
 	if (argc == 3 && strcmp(argv[1], "write") == 0)
