@@ -2,6 +2,7 @@
 #include "command.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -27,12 +28,15 @@ int command_check_root(const char *command, struct error *error)
 
 int command_bad_option(int option, char **argv, struct error *error)
 {
-	if (optopt > 0 && optopt < COMMAND_LONG)
+	const char *word = argv[optind - 1];
+	bool is_long = strncmp(word, "--", 2) == 0 && (option == ':' || strchr(word, '='));
+
+	if (optopt > 0 && optopt < COMMAND_LONG && !is_long)
 		return error_set(error, -EINVAL, "-%c is no option of migrate %s%s", optopt, argv[0],
 				 option == ':' ? " without a value" : "");
 	if (option == ':')
-		return error_set(error, -EINVAL, "%s needs a value", argv[optind - 1]);
-	return error_set(error, -EINVAL, "%s is no option of migrate %s%s", argv[optind - 1], argv[0],
+		return error_set(error, -EINVAL, "%s needs a value", word);
+	return error_set(error, -EINVAL, "%s is no option of migrate %s%s", word, argv[0],
 			 optopt ? " that takes a value" : "");
 }
 

@@ -62,6 +62,8 @@ static int parse(int argc, char **argv, struct restore_command *command, struct 
 		r = error_set(error, -EINVAL, "restore needs -D DIR: the directory of the checkpoint");
 	if (r == 0 && stat(command->common.directory, &st) < 0)
 		r = error_set_errno(error, -errno, "-D %s", command->common.directory);
+	if (r == 0 && !S_ISDIR(st.st_mode))
+		r = error_set(error, -ENOTDIR, "-D %s: this is no directory", command->common.directory);
 	if (r == 0 && command->sibling && !command->detached)
 		r = error_set(error, -EINVAL, "-S needs -d: who is the parent of a sibling is who waits for it");
 	return r;
@@ -92,10 +94,11 @@ static int restore(struct restore_command *command, struct checkpoint_summary *s
 	command->options.cancel_fd = command_catch_stop();
 	r = checkpoint_restore(&command->options, command->log, summary, ret_lazy, error);
 	close(command->options.cancel_fd);
+	if (r < 0)
+		return r; /* what has interrupted it is still pending: the message comes before the end */
 	command_release_stop();
-	if (r == 0)
-		print_summary(command, summary);
-	return r < 0 ? r : checkpoint_common_pidfile(&command->common, summary->pid, error);
+	print_summary(command, summary);
+	return checkpoint_common_pidfile(&command->common, summary->pid, error);
 }
 
 /* ---- detached */

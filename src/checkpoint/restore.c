@@ -21,6 +21,7 @@
 #include "restore/files.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
+#include "util/stop-point.h"
 
 #define WORK_NS (60 * CLOCK_S) /* for one step of the kernel's work in the shells */
 
@@ -97,6 +98,7 @@ static int build(struct checkpoint *checkpoint, struct error *error)
 	do {
 		before = tree->processes.count;
 		tree->deadline = clock_deadline(WORK_NS);
+		stop_point("restore-level %u", tree->depth);
 		r = check_cancel(checkpoint, error);
 		if (r == 0)
 			r = restore_tree_layout(tree, images, error);
@@ -121,6 +123,7 @@ static int finish(struct checkpoint *checkpoint, struct error *error)
 	if (r == 0)
 		r = restore_tree_finish(tree, image_directory_set(checkpoint->directory), error);
 	note_time(checkpoint, "finished");
+	stop_point("restore-finished");
 	if (r == 0)
 		r = check_cancel(checkpoint, error);
 	if (r == 0)

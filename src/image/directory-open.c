@@ -149,15 +149,18 @@ static int load(struct image_directory *dir, unsigned depth, struct error *error
 {
 	_cleanup_buffer_ struct buffer seal = BUFFER_INIT;
 	uint64_t size = 0;
-	bool has_seal = find_file(dir, IMAGE_SEAL_NAME, &size);
+	char round[32];
+	bool has_seal = find_file(dir, IMAGE_SEAL_NAME, &size), has_inventory = find_file(dir, INVENTORY_NAME, &size);
 	int r;
 
+	snprintf(round, sizeof(round), IMAGE_ROUND_NAME, 1u);
 	dir->native = has_seal || find_file(dir, IMAGE_STATE_NAME, &size);
-	if (dir->native && !has_seal)
+	/* The last thing that is begun is the checkpoint itself: before that there are rounds of it. */
+	if (!has_seal && (dir->native || (depth == 0 && !has_inventory && find_file(dir, round, &size))))
 		return error_set(error, -ENODATA, "%s: the checkpoint is incomplete: it was not written to its end (there is "
 				 "no " IMAGE_SEAL_NAME ")", dir->path);
 	/* Of a directory that others build upon only the pages are used. */
-	if (!dir->native && depth == 0 && !find_file(dir, INVENTORY_NAME, &size))
+	if (!dir->native && depth == 0 && !has_inventory)
 		return error_set(error, -ENOENT, "%s: it holds no checkpoint: there is no " INVENTORY_NAME, dir->path);
 	if (has_seal) {
 		r = image_file_read(dir, IMAGE_SEAL_NAME, &seal, error);

@@ -26,6 +26,9 @@
 
 #define IMAGE_PAGE_SIZE UINT64_C(4096)
 
+/* A round of pre-copy, in the directory of the checkpoint to which it belongs. */
+#define IMAGE_ROUND_NAME "pre-copy-%u"
+
 struct image_directory;    /* one directory, being written or read, and those that it builds upon */
 struct image_pages_writer; /* a pair of pagemap and pages files being written */
 struct image_pages_reader; /* the same being read, through the whole chain */

@@ -111,19 +111,19 @@ void image_host_compare(const HostFacts *source, const HostFacts *target, struct
 		uint32_t missing = word->value & ~word_value(target, word);
 
 		if (missing)
-			image_blockers_add(blockers, 0, "processor", "the target's processor lacks these features",
-					   "move to a machine with the same or a newer processor",
+			image_blockers_add(blockers, 0, "processor", "the restoring host's processor lacks these features",
+					   "restore on a machine with the same or a newer processor",
 					   "CPUID leaf %#x/%u %s bits %#x", word->leaf, word->subleaf,
 					   registers[word->index & 3], missing);
 	}
 	if (source->xcr0 & ~target->xcr0)
-		image_blockers_add(blockers, 0, "processor", "the target's kernel does not keep this processor state",
-				   "move to a machine with the same or a newer processor and kernel", "xsave state %#llx",
+		image_blockers_add(blockers, 0, "processor", "the restoring host's kernel does not keep this processor state",
+				   "restore on a machine with the same or a newer processor and kernel", "xsave state %#llx",
 				   (unsigned long long)(source->xcr0 & ~target->xcr0));
 	if (source->vdso_hash != target->vdso_hash || source->vdso_size != target->vdso_size)
 		image_blockers_add(blockers, 0, "kernel",
 				   "the kernels have different vDSOs, and running code may hold addresses in it",
-				   "run the same kernel on both hosts", "vDSO of %s (source) and %s (target)",
+				   "run the same kernel on both hosts", "vDSO of %s (then) and %s (here)",
 				   source->kernel, target->kernel);
 }
 

@@ -35,7 +35,7 @@
 #include "util/fdio.h"
 
 #define PAGE IMAGE_PAGE_SIZE
-#define ROUND_NAME "%s/pre-copy-%u"
+#define ROUND_NAME "%s/" IMAGE_ROUND_NAME
 #define COPY_PAGES 256u
 
 /* A process, shared memory object or deleted file, and what of it has been written. */

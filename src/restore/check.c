@@ -39,15 +39,15 @@ static void check_pid(pid_t pid, long pid_max, bool leads_group, struct image_bl
 	struct procfs_stat owner;
 
 	if (pid >= pid_max)
-		image_blockers_add(blockers, pid, "process", "its PID is over the target's kernel.pid_max",
-				   "raise kernel.pid_max on the target", "number %d", pid);
+		image_blockers_add(blockers, pid, "process", "its PID is over kernel.pid_max of the restoring host",
+				   "raise kernel.pid_max there", "number %d", pid);
 	else if (procfs_read_stat(pid, &owner, NULL) == 0)
-		image_blockers_add(blockers, pid, "process", "its PID is in use on the target",
-				   "end that process, or run pageserver in a PID namespace of its own",
+		image_blockers_add(blockers, pid, "process", "its PID is in use on the restoring host",
+				   "end that process, or restore in a PID namespace of its own (unshare -fp --mount-proc)",
 				   "number %d (%s has it)", pid, owner.comm);
 	else if (leads_group && is_member_of_group(pid))
-		image_blockers_add(blockers, pid, "process", "a process group or session on the target has its PID",
-				   "end the processes of that group on the target", "number %d", pid);
+		image_blockers_add(blockers, pid, "process", "a process group or session on the restoring host has its PID",
+				   "end the processes of that group there", "number %d", pid);
 }
 
 static int check_pids(const struct image_set *images, struct image_blockers *blockers, struct error *error)
@@ -90,10 +90,10 @@ static void check_limits(pid_t pid, const ProcessExtra *extra, struct image_bloc
 		struct rlimit own;
 
 		if (getrlimit((int)i, &own) == 0 && extra->hard_limits[i] > own.rlim_max)
-			image_blockers_add(blockers, pid, "limit", "pageserver's own hard limit is lower and may not be "
-					   "raised (no CAP_SYS_RESOURCE)",
-					   "start pageserver with that limit, or with CAP_SYS_RESOURCE",
-					   "hard limit %s = %llu, pageserver has %llu", limit_names[i],
+			image_blockers_add(blockers, pid, "limit", "the hard limit of the program that restores is lower "
+					   "and may not be raised (no CAP_SYS_RESOURCE)",
+					   "start that program with the limit, or with CAP_SYS_RESOURCE",
+					   "hard limit %s = %llu, it has %llu", limit_names[i],
 					   (unsigned long long)extra->hard_limits[i],
 					   (unsigned long long)own.rlim_max);
 	}
@@ -113,7 +113,7 @@ static void check_affinity(pid_t pid, const ProcessExtra *extra, struct image_bl
 			any = any || (mask->data[cpu / 8] >> (cpu % 8) & 1 && CPU_ISSET(cpu, &own));
 		if (!any)
 			image_blockers_add(blockers, pid, "processor", "a thread is bound to CPUs that are not here",
-					   "unbind it before the move (taskset -ap)", "CPU affinity");
+					   "unbind it beforehand (taskset -ap)", "CPU affinity");
 	}
 }
 
@@ -140,8 +140,8 @@ static void check_capability_set(pid_t pid, const char *name, size_t count, cons
 	uint64_t wanted = (count > 0 ? words[0] : 0) | (uint64_t)(count > 1 ? words[1] : 0) << 32;
 
 	if (wanted & ~own)
-		image_blockers_add(blockers, pid, "credentials", "pageserver lacks capabilities that the process has",
-				   "start pageserver with all capabilities", "%s capabilities %#llx", name,
+		image_blockers_add(blockers, pid, "credentials", "the program that restores lacks capabilities that the process has",
+				   "start it with all capabilities", "%s capabilities %#llx", name,
 				   (unsigned long long)(wanted & ~own));
 }
 
@@ -178,7 +178,7 @@ static int check_host(const struct image_set *images, struct image_blockers *blo
 	if (r < 0)
 		return r;
 	if (!inventory->host)
-		return error_set(error, -EPROTO, "the inventory lacks the facts of the source's machine");
+		return error_set(error, -EPROTO, "the inventory lacks the facts of the machine that it is from");
 	image_host_compare(inventory->host, &host.message, blockers);
 	return 0;
 }

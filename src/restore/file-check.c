@@ -72,7 +72,7 @@ static int check_files(const struct image_set *images, struct image_blockers *bl
 				blockers, (pid_t)check->pid, "file", cause,
 				check->inode ? "let the program use a memfd or delete the file once it is "
 					       "open: both are moved with it"
-					     : "copy the source's file there with its time (rsync -t, "
+					     : "put the file that it had there, with its time (rsync -t, "
 					       "cp -p), or use a file system that both hosts share",
 				"%s", check->path);
 	}
@@ -101,8 +101,8 @@ static int check_addresses(const struct image_set *images, struct image_blockers
 			return error_set_errno(error, r, "trying an address");
 		if (r == 0)
 			image_blockers_add(
-				blockers, 0, "address", "it cannot be had on the target",
-				"end what uses it there, or move into another network namespace",
+				blockers, 0, "address", "it cannot be had on the restoring host",
+				"end what uses it there, or restore in another network namespace",
 				"%s", cause);
 	}
 	return 0;

@@ -32,6 +32,8 @@ int restore_regular_open(struct restore_tree *tree, const struct restore_file *f
 	const char *path = file->message->reg->name;
 	int fd;
 
+	if ((flags & O_TMPFILE) == O_TMPFILE) /* it has the bit of O_DIRECTORY, and is none */
+		flags &= ~O_TMPFILE;
 	if (file->ghost_id)
 		return restore_shared_open(tree, file->ghost_id, (flags & ~(NOT_AGAIN | O_NOFOLLOW)) | O_NOCTTY, ret_fd,
 					   error);
@@ -159,8 +161,8 @@ static int compare_build_id(const FileCheck *check, char *cause, size_t size)
 		return 1;
 	snprintf(
 		cause, size,
-		"is another build: its build-id begins with %02x%02x%02x%02x on the source, "
-		 "%02x%02x%02x%02x here",
+		"is another build: its build-id began with %02x%02x%02x%02x, here with "
+		"%02x%02x%02x%02x",
 		check->build_id.len > 3 ? check->build_id.data[0] : 0,
 		check->build_id.len > 3 ? check->build_id.data[1] : 0,
 		check->build_id.len > 3 ? check->build_id.data[2] : 0,
@@ -179,7 +181,7 @@ static int compare_inode(const FileIdentity *wanted, const struct stat *st, char
 		return r;
 	if (strcmp(boot_id, wanted->boot_id) == 0 && wanted->dev == st->st_dev && wanted->ino == st->st_ino)
 		return 1;
-	snprintf(cause, size, "is in memory on the source and another file here: writes through a mapping leave no trace by "
+	snprintf(cause, size, "was in memory and is another file here: writes through a mapping leave no trace by "
 			      "which the two could be compared");
 	return 0;
 }
@@ -195,16 +197,16 @@ int restore_regular_compare(const FileCheck *check, bool final, char *cause, siz
 	if (lstat(check->path, &st) < 0) {
 		if (errno != ENOENT && errno != ENOTDIR)
 			return -errno;
-		snprintf(cause, size, "is missing on the target");
+		snprintf(cause, size, "is missing on the restoring host");
 		return 0;
 	}
 	if ((st.st_mode & S_IFMT) != (check->mode & S_IFMT)) {
-		snprintf(cause, size, "is %s on the source, %s here", type_name(check->mode),
+		snprintf(cause, size, "was %s, is %s here", type_name(check->mode),
 			 type_name(st.st_mode));
 		return 0;
 	}
 	if (check->has_rdev && check->rdev != st.st_rdev) {
-		snprintf(cause, size, "is the device %u:%u on the source, %u:%u here",
+		snprintf(cause, size, "was the device %u:%u, is %u:%u here",
 			 major(check->rdev), minor(check->rdev), major(st.st_rdev),
 			 minor(st.st_rdev));
 		return 0;
@@ -217,7 +219,7 @@ int restore_regular_compare(const FileCheck *check, bool final, char *cause, siz
 	if (!final && check->may_change && mtime > check->mtime)
 		return 1;
 	if ((uint64_t)st.st_size != check->size) {
-		snprintf(cause, size, "has %llu bytes on the source, %llu here",
+		snprintf(cause, size, "had %llu bytes, has %llu here",
 			 (unsigned long long)check->size, (unsigned long long)st.st_size);
 		return 0;
 	}
@@ -226,7 +228,7 @@ int restore_regular_compare(const FileCheck *check, bool final, char *cause, siz
 
 		format_time(check->mtime, there);
 		format_time(mtime, here);
-		snprintf(cause, size, "was modified at %s on the source, at %s here (UTC)", there,
+		snprintf(cause, size, "was modified at %s, here at %s (UTC)", there,
 			 here);
 		return 0;
 	}

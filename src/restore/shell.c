@@ -161,11 +161,11 @@ static int clone_error(pid_t pid, int code, struct error *error)
 	struct procfs_stat owner;
 
 	if (code == -EEXIST && procfs_read_stat(pid, &owner, NULL) == 0)
-		return error_set(error, code, "PID %d is in use on the target (by %s)", pid, owner.comm);
+		return error_set(error, code, "PID %d is in use on the restoring host (by %s)", pid, owner.comm);
 	if (code == -EEXIST)
-		return error_set(error, code, "PID %d is in use on the target", pid);
+		return error_set(error, code, "PID %d is in use on the restoring host", pid);
 	if (code == -EINVAL)
-		return error_set(error, code, "the target cannot give out PID %d: it is over kernel.pid_max", pid);
+		return error_set(error, code, "PID %d cannot be given out: it is over kernel.pid_max", pid);
 	return error_set_errno(error, code, "cannot make a process with PID %d", pid);
 }
 

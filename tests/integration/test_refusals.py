@@ -261,7 +261,7 @@ def test_pid_taken(two_hosts, page_server, start_victim):
         pytest.skip(f"could not take PID {wanted} on the target")
     with Unharmed(a, b, victim, page_server) as watch:
         watch.refused(send(a, page_server, victim.pid, state_dir=watch.state), f"PID {wanted}: process",
-                      "(sleep has it)", "its PID is in use on the target")
+                      "(sleep has it)", "its PID is in use on the restoring host")
     assert b.alive(wanted)
     b.kill(wanted)
 
@@ -301,7 +301,7 @@ def test_address_taken(two_hosts, page_server, start_victim):
     other.listen()
     with other, Unharmed(a, b, victim, page_server) as watch:
         watch.refused(send(a, page_server, victim.pid, state_dir=watch.state), "address", f":{port}",
-                      "it cannot be had on the target")
+                      "it cannot be had on the restoring host")
 
 
 def _comm(host, pid):

@@ -90,7 +90,7 @@ static void test_changed_file(void **state)
 	move_kill_source(&move);
 	move_shell(&move);
 	assert_int_equal(move_apply(&move, &error), -ESTALE);
-	assert_non_null(strstr(error.message, "log is missing on the target"));
+	assert_non_null(strstr(error.message, "log is missing on the restoring host"));
 	move_end(&move);
 }
 

@@ -787,7 +787,7 @@ static void test_pid_taken(void **state)
 
 	collect(&move, pid, false);
 	assert_ok(move_give(&move, &options, &error), &error);
-	snprintf(words, sizeof(words), "PID %d is in use on the target (by test-restore-jo", pid);
+	snprintf(words, sizeof(words), "PID %d is in use on the restoring host (by test-restore-jo", pid);
 	move.tree = NULL;
 	assert_int_equal(move_give(&move, &options, &error), -EEXIST);
 	if (!strstr(error.message, words))

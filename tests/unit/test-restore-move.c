@@ -430,7 +430,7 @@ static void test_number_in_use(void **state)
 
 	assert_ok(restore_tree_new(&restore_options, NULL, &tree, &error), &error);
 	assert_int_equal(restore_tree_layout(tree, images, &error), -EEXIST);
-	assert_non_null(strstr(error.message, "in use on the target"));
+	assert_non_null(strstr(error.message, "in use on the restoring host"));
 	restore_tree_free(tree);
 	dump_context_free(dump);
 	image_set_free(images);

@@ -2,7 +2,8 @@
 /*
  * deleted DIR [map]: open files whose names are gone or mislead: a deleted one (opened twice), one
  * whose name is another file's by now, one that lives on under a second name, an empty one, and one
- * whose name really ends in " (deleted)". With "map", a deleted file is mapped shared as well.
+ * whose name really ends in " (deleted)", and one that never had a name (O_TMPFILE). With
+ * "map", a deleted file is mapped shared as well.
  */
 #include "victim.h"
 
@@ -17,6 +18,7 @@ struct state {
 	int linked;	     /* its first name deleted, its second kept */
 	int empty;	     /* deleted, no content */
 	int named;	     /* DIR/"x (deleted)", which exists */
+	int unnamed;	     /* from O_TMPFILE; -1: the file system has none */
 	unsigned char *map;  /* shared mapping of gone, or NULL */
 	uint64_t generation; /* of gone's content */
 };
@@ -62,6 +64,9 @@ static void setup(struct victim *v, struct state *s)
 	s->empty = open(victim_path(v, "empty"), O_RDWR | O_CREAT | O_APPEND, 0600);
 	MUST(s->empty >= 0 && unlink(victim_path(v, "empty")) == 0);
 	s->named = file_make(v, "x (deleted)", 400);
+	s->unnamed = open(v->dir, O_TMPFILE | O_RDWR, 0600);
+	MUST(s->unnamed >= 0 || errno == EOPNOTSUPP);
+	MUST(s->unnamed < 0 || write(s->unnamed, "unnamed", 7) == 7);
 }
 
 static bool gone_check(struct victim *v, struct state *s)
@@ -106,7 +111,7 @@ static bool verify(struct victim *v, void *context)
 {
 	struct state *s = context;
 	struct stat st, other;
-	char byte;
+	char byte, name[8];
 	int fd;
 
 	if (!gone_check(v, s) || !content(v, s->replaced, 200, "replaced file") ||
@@ -132,6 +137,8 @@ static bool verify(struct victim *v, void *context)
 	      "the file named ' (deleted)' is another one");
 	CHECK(v, write(s->empty, "e", 1) == 1 && pread(s->empty, &byte, 1, 0) == 1 && byte == 'e',
 	      "the empty file: %m");
+	CHECK(v, s->unnamed < 0 || (pread(s->unnamed, name, sizeof(name), 0) == 7 && memcmp(name, "unnamed", 7) == 0),
+	      "the file that never had a name: %m");
 	CHECK(v, fcntl(s->empty, F_GETFL) & O_APPEND, "the empty file has lost O_APPEND");
 	return true;
 }
