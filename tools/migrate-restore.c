@@ -18,8 +18,6 @@
 #include "checkpoint-options.h"
 #include "checkpoint/checkpoint.h"
 #include "image/journal.h"
-#include "util/cleanup.h"
-#include "util/fdio.h"
 
 struct restore_command {
 	struct checkpoint_common common;
@@ -27,12 +25,6 @@ struct restore_command {
 	struct restore_terminal terminal; /* a shell job's */
 	bool detached, sibling;
 	struct log *log;
-};
-
-/* What the process that restores tells the one that the user started. */
-struct outcome {
-	int result; /* 0 or a negative errno */
-	struct error error;
 };
 
 static int parse(int argc, char **argv, struct restore_command *command, struct error *error)
@@ -103,53 +95,38 @@ static int restore(struct restore_command *command, struct checkpoint_summary *s
 
 /* ---- detached */
 
-static void serve_and_end(struct restore_command *command, int fd)
+/*
+ * The pages go on being served by a process of its own, made after the restore: the parent of a sibling is the parent of
+ * the process that restores.
+ */
+static int serve_apart(struct restore_command *command, struct checkpoint_lazy *lazy, pid_t root, struct error *error)
 {
-	struct outcome outcome = { .error = ERROR_INIT };
-	struct checkpoint_lazy *lazy = NULL;
-	struct checkpoint_summary summary;
+	struct error late = ERROR_INIT;
+	pid_t pid = fork();
 
-	setsid();
-	outcome.result = restore(command, &summary, &lazy, &outcome.error);
-	(void)fdio_write(fd, &outcome, sizeof(outcome));
-	close(fd);
-	if (lazy && checkpoint_lazy_serve(lazy, &outcome.error) < 0)
-		log_error(command->log, "%s", outcome.error.message);
-	_exit(0);
-}
-
-/* A process of its own restores and then serves the pages. */
-static int restore_by_server(struct restore_command *command, struct error *error)
-{
-	struct outcome outcome;
-	int fds[2];
-	pid_t pid;
-
-	if (pipe2(fds, O_CLOEXEC) < 0)
-		return error_set_errno(error, -errno, "cannot make a pipe");
-	pid = fork();
-	if (pid < 0)
+	if (pid < 0) {
+		kill(root, SIGKILL); /* better than waiting for its pages for ever */
 		return error_set_errno(error, -errno, "cannot start a process to serve the pages");
-	if (pid == 0) {
-		close(fds[0]);
-		serve_and_end(command, fds[1]);
 	}
-	close(fds[1]);
-	if (fdio_read(fds[0], &outcome, sizeof(outcome)) != sizeof(outcome))
-		outcome = (struct outcome){ .result = error_set(&outcome.error, -EIO, "the process that restores has ended") };
-	close(fds[0]);
-	if (outcome.result < 0)
-		*error = outcome.error;
-	return outcome.result;
+	if (pid > 0)
+		return 0;
+	setsid();
+	if (checkpoint_lazy_serve(lazy, &late) < 0)
+		log_error(command->log, "%s", late.message);
+	_exit(0);
 }
 
 static int run_detached(struct restore_command *command, struct error *error)
 {
 	struct checkpoint_lazy *lazy = NULL;
 	struct checkpoint_summary summary;
+	int r, served = 0;
 
 	command->options.restore.parentage = command->sibling ? RESTORE_SIBLING : RESTORE_DETACHED;
-	return command->options.lazy_pages ? restore_by_server(command, error) : restore(command, &summary, &lazy, error);
+	r = restore(command, &summary, &lazy, error);
+	if (lazy) /* it runs, also when there is no pidfile */
+		served = serve_apart(command, lazy, summary.pid, error);
+	return r < 0 ? r : served;
 }
 
 /* ---- waiting */

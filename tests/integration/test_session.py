@@ -120,14 +120,16 @@ def test_tutorial(host, place, job):
             second.do("true")
 
 
-def exits_with(host, place, code, words=()):
-    """A shell that waits for a file and exits then, dumped, ended, restored; what migrate restore exits with."""
+def exits_with(host, place, code, words=(), caller=()):
+    """A shell that waits for a file and exits then, dumped, ended, restored; what migrate restore exits with, or the caller
+    that is to run it.
+    """
     go, directory = place.path / "go", place.make()
     pid = host.spawn_daemon(["sh", "-c", f"while ! [ -e {go} ]; do sleep 0.02; done; {code}"])
     pids = host.tree(pid)
     dump(host, place, pid, directory)
     wait_gone(host, pids)
-    waiting = host.popen([program("migrate"), "restore", "-D", directory, "--state-dir", place.state_dir, *words])
+    waiting = host.popen([*caller, program("migrate"), "restore", "-D", directory, "--state-dir", place.state_dir, *words])
     wait_until(lambda: host.alive(pid), 20, "the restored shell")
     assert waiting.poll() is None
     go.touch()
@@ -142,6 +144,14 @@ def test_exit_status(host, place, words):
 def test_exit_by_signal(host, place):
     status = exits_with(host, place, "kill -USR1 $$")
     assert status in (-signal.SIGUSR1, 128 + signal.SIGUSR1), status
+
+
+@pytest.mark.parametrize("words", [(), ("--lazy-pages",)], ids=["plain", "lazy"])
+def test_sibling(host, place, words):
+    """It is a child of whoever ran migrate restore, which has ended before."""
+    caller = ("import json, os, subprocess, sys; said = subprocess.run(sys.argv[1:], check=True, capture_output=True).stdout; "
+              "sys.exit(os.waitstatus_to_exitcode(os.waitpid(json.loads(said)['pid'], 0)[1]))")
+    assert exits_with(host, place, "exit 3", ("-d", "-S", "--json", *words), ("/usr/bin/python3", "-c", caller)) == 3
 
 
 def test_leave_stopped(host, place, start_victim):
