@@ -256,8 +256,10 @@ int image_directory_open(const char *path, struct image_directory **ret, struct 
 
 int image_directory_check_hollow(const struct image_directory *dir, struct error *error)
 {
-	return dir->hollow ? error_set(error, -EPROTO, "%s: a dedup took pages out of it, or out of what it builds upon: they are "
-				       "only in a directory that builds upon it", dir->path) : 0;
+	if (!dir->hollow)
+		return 0;
+	return error_set(error, -EPROTO, "%s: a dedup took pages out of it, or out of what it builds upon: they are only in a "
+			 "directory that builds upon it", dir->path);
 }
 
 const struct image_set *image_directory_set(const struct image_directory *dir)

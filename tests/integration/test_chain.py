@@ -204,6 +204,18 @@ def test_untouched(host, place, start_victim):
     victim.check(host)
 
 
+def test_pause(host, place, start_victim):
+    """A process stands still for as long as a pre-dump begins to track it, not while its memory is written."""
+    victim = start_victim(host, "tick", 256, 2000)
+    stalls = []
+    for number in range(3):  # others run on this machine too
+        victim.check(host)
+        pre_dump(host, place, victim.pid, f"{number}", f"{number - 1}" if number else None)
+        victim.check(host)
+        stalls.append(int(victim.note["longest_us"]))
+    assert min(stalls) < 30000, stalls
+
+
 def test_shared_after_fork(host, place, start_victim):
     """What a child has from its parent is in memory once, after a restore too."""
     victim = start_victim(host, "mem-cow", 32)
