@@ -45,6 +45,7 @@ static void note_thread(struct lazy *lazy, struct lazy_space *space, pid_t tid)
 	if (pidfd >= 0 && lazy_victim_add(lazy, pid, pidfd) == 0) {
 		steal_fd(&pidfd);
 		space->pid = pid;
+		lazy_guards_watch(space, pid, false); /* fails if it has just ended */
 	}
 }
 

@@ -146,7 +146,7 @@ static void done_with(struct lazy *lazy, struct lazy_space *space, uint64_t sour
 static int64_t put_run(struct lazy *lazy, struct lazy_space *space, uint64_t source, const uint8_t *data,
 		       uint64_t pages, struct error *error)
 {
-	uint64_t target, room;
+	uint64_t target, room, clear, guarded = 0;
 	int64_t r;
 
 	if (!lazy_space_locate(space, source, &target, &room)) {
@@ -155,7 +155,14 @@ static int64_t put_run(struct lazy *lazy, struct lazy_space *space, uint64_t sou
 		return 1;
 	}
 	pages = pages < room ? pages : room;
-	r = lazy_userfault_put(space->uffd, target, data, pages);
+	clear = data ? lazy_guards_look(space, target, pages, &guarded) : pages;
+	if (clear == 0) {
+		done_with(lazy, space, source, target, guarded);
+		lazy_userfault_wake(space->uffd, target, guarded * LAZY_PAGE);
+		return (int64_t)guarded;
+	}
+	pages = clear;
+	r = lazy_guards_put(space, target, data, pages);
 	if (r == -ENOENT && pages > 1) /* the run may lie across two mappings */
 		r = lazy_userfault_put(space->uffd, target, data, 1);
 	if (r > 0) {

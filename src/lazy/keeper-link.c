@@ -592,6 +592,9 @@ int lazy_keeper_fetch(const struct log *log, const char *socket_path, struct laz
 		return error_set_errno(error, r, "%s: taking over from the keeper", socket_path);
 	}
 	lazy->keeper_fd = steal_fd(&fd);
+	array_for_each(space, &lazy->spaces)
+		if ((*space)->pid > 0)
+			lazy_guards_watch(*space, (*space)->pid, true); /* it may have ended by now */
 	r = lazy_events_replay(lazy, error);
 	if (r < 0) {
 		lazy_free(lazy);

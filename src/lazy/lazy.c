@@ -230,6 +230,12 @@ static int add_space(struct lazy *lazy, pid_t pid, const struct extents *extents
 	if (r < 0)
 		return error_set_errno(error, r, "PID %d: tables of missing pages", pid);
 	space->pid = pid;
+	r = lazy_guards_watch(space, pid, true);
+	if (r < 0) {
+		space->uffd = -1;
+		lazy_space_free(space);
+		return error_set_errno(error, r, "PID %d: pagemap", pid);
+	}
 	for (size_t i = 0; i < count; i++) {
 		uint64_t address = runs[i].address, left = runs[i].pages;
 

@@ -67,6 +67,8 @@ struct lazy_space {
 	pid_t source_pid;                /* whose pages they are */
 	pid_t pid;                       /* here; 0: a fork that has not been seen yet */
 	int uffd;                        /* owned; non-blocking */
+	int pagemap_fd;                  /* of the process that it seems to be, owned; -1: none */
+	atomic_bool pagemap_proven;      /* it is that of this space: see guards.c */
 	int map_fd;                      /* owned: memfd with the chunks' table and bits */
 	void *map;                       /* the whole of it, owned */
 	size_t map_size;                 /* bytes */
@@ -192,6 +194,15 @@ int lazy_install_slice(struct lazy *lazy, pid_t source_pid, uint64_t source, con
 int lazy_waiting_add(struct lazy *lazy, const struct lazy_space *space, uint64_t target, uint64_t source);
 /* Forgets who waits in the range; `served`: because it is there, so it counts in the statistics. */
 void lazy_waiting_end(struct lazy *lazy, const struct lazy_space *space, uint64_t target, uint64_t size, bool served);
+
+/* ---- guards.c */
+
+/* Opens the page map of `pid`, of which it is known, or only seems, that it has this space. Lock held for writing. */
+int lazy_guards_watch(struct lazy_space *space, pid_t pid, bool known);
+/* How many pages from `target` on may be copied to; if not all, behind them come `ret_guarded` that must not. */
+uint64_t lazy_guards_look(const struct lazy_space *space, uint64_t target, uint64_t pages, uint64_t *ret_guarded);
+/* As lazy_userfault_put(), and takes it as a proof of whose page map it is. */
+int64_t lazy_guards_put(struct lazy_space *space, uint64_t target, const void *data, uint64_t pages);
 
 /* ---- events.c */
 

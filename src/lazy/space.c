@@ -99,7 +99,7 @@ int lazy_space_open(pid_t source_pid, pid_t pid, int uffd, int map_fd, struct la
 		return -ENOMEM;
 	space->source_pid = source_pid;
 	space->pid = pid;
-	space->uffd = space->map_fd = -1;
+	space->uffd = space->map_fd = space->pagemap_fd = -1;
 	if (fstat(map_fd, &st) < 0)
 		r = -errno;
 	else if (st.st_size <= 0 || (uint64_t)st.st_size > MAP_SIZE_MAX)
@@ -190,6 +190,8 @@ void lazy_space_free(struct lazy_space *space)
 		munmap(space->map, space->map_size);
 	if (space->map_fd >= 0)
 		close(space->map_fd);
+	if (space->pagemap_fd >= 0)
+		close(space->pagemap_fd);
 	if (space->uffd >= 0)
 		close(space->uffd);
 	free(space);

@@ -12,6 +12,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include "image/mapping.h"
@@ -47,7 +48,10 @@ static int note_urgent(struct source *source, struct pageset *urgent, struct tra
 	return 0;
 }
 
-/* Whether pages of the mapping may come after the switch. */
+/*
+ * Whether pages of the mapping may come after the switch. Not with MADV_WIPEONFORK: what a fork's child misses there is zero,
+ * of which no event tells.
+ */
 static bool may_be_late(const AddressSpace *mm, uint64_t address)
 {
 	for (size_t i = 0; i < mm->n_vmas; i++) {
@@ -55,7 +59,8 @@ static bool may_be_late(const AddressSpace *mm, uint64_t address)
 
 		if (address < mapping->start || address >= mapping->end)
 			continue;
-		return mapping->status & MAPPING_ANON_PRIVATE && !(mapping->flags & 0x2000 /* MAP_LOCKED */);
+		return mapping->status & MAPPING_ANON_PRIVATE && !(mapping->flags & 0x2000 /* MAP_LOCKED */) &&
+		       !(mapping->madv >> MADV_WIPEONFORK & 1);
 	}
 	return false;
 }

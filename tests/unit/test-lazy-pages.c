@@ -3,6 +3,13 @@
 /* Processes that read, fork, move, unmap and empty their memory while pages of it are missing. */
 #include "lazy-common.h"
 
+#include <sys/wait.h>
+
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102 /* linux/mman.h of 6.13 */
+#define MADV_GUARD_REMOVE  103
+#endif
+
 struct move {
 	struct lazy *lazy;
 	struct source source;
@@ -371,6 +378,74 @@ static void test_cancel(void **state)
 	close(fds[1]);
 }
 
+/* ---- guards: of missing and other pages, seen by write(2) as EFAULT */
+
+static bool is_guarded(size_t page)
+{
+	return page % 16 >= 4 && page % 16 < 10;
+}
+
+static void check_guards(int fd)
+{
+	for (size_t page = 0; page < REGION_PAGES; page++) {
+		uint8_t *at = region + page * PAGE;
+		bool refused = write(fd, at, 1) < 0;
+
+		if (refused != is_guarded(page))
+			atomic_store(&shared->wrong, 10);
+		if (!refused)
+			check_page(at, page_word(page));
+		else if (page % 16 == 6 && madvise(at, PAGE, MADV_GUARD_REMOVE) == 0)
+			check_page(at, 0);
+	}
+}
+
+static void work_guards(void)
+{
+	int fd = memfd_create("sink", 0);
+	pid_t child;
+	int status;
+
+	wait_for_go();
+	for (size_t page = 0; page < REGION_PAGES; page++)
+		if (is_guarded(page) && madvise(region + page * PAGE, PAGE, MADV_GUARD_INSTALL) < 0)
+			atomic_store(&shared->wrong, 11);
+	child = fork();
+	if (child == 0) {
+		check_page(region + PAGE, page_word(1));
+		atomic_fetch_add(&shared->value, 1);
+		while (atomic_load(&shared->value) < 3)
+			usleep(1000);
+		check_guards(fd);
+		_exit(0);
+	}
+	atomic_fetch_add(&shared->value, 1);
+	while (atomic_load(&shared->value) < 3)
+		usleep(1000);
+	check_guards(fd);
+	waitpid(child, &status, 0);
+	atomic_store(&shared->value, status == 0 ? 4 : 0);
+	pause();
+}
+
+static void test_guards(void **state)
+{
+	struct pusher pusher;
+	struct move move;
+
+	if (madvise(region, PAGE, MADV_GUARD_INSTALL) < 0) {
+		print_message("the kernel has no MADV_GUARD_INSTALL\n");
+		skip();
+	}
+	madvise(region, PAGE, MADV_GUARD_REMOVE);
+	begin(&move, work_guards, 0);
+	wait_value(2);
+	pusher_start(&pusher, move.lazy, move.pid);
+	pusher_end(&pusher);
+	atomic_store(&shared->value, 3);
+	end(&move, 4);
+}
+
 static void test_killed(void **state)
 {
 	struct move move;
@@ -394,6 +469,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_unmap_pushed, lazy_setup, lazy_teardown),
 		cmocka_unit_test_setup_teardown(test_broken_stream, lazy_setup, lazy_teardown),
 		cmocka_unit_test_setup_teardown(test_cancel, lazy_setup, lazy_teardown),
+		cmocka_unit_test_setup_teardown(test_guards, lazy_setup, lazy_teardown),
 		cmocka_unit_test_setup_teardown(test_killed, lazy_setup, lazy_teardown),
 	};
 
