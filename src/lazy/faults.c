@@ -29,7 +29,7 @@
 #define SEND_DEADLINE (30 * CLOCK_S)
 #define REQUEST_PAGES 16u
 #define FRAMES_AT_ONCE 16
-#define FIXED_FDS 3
+#define FIXED_FDS 4
 
 struct fault_loop {
 	struct lazy *lazy;          /* borrowed */
@@ -244,6 +244,7 @@ static int fill_fds(struct fault_loop *loop, struct error *error)
 	loop->fds.items[0] = (struct pollfd){ .fd = lazy->wake_fd, .events = POLLIN };
 	loop->fds.items[1] = (struct pollfd){ .fd = loop->cancel_fd, .events = POLLIN };
 	loop->fds.items[2] = (struct pollfd){ .fd = loop->urgent ? stream_fd(loop->urgent) : -1, .events = POLLIN };
+	loop->fds.items[3] = (struct pollfd){ .fd = lazy->keeper_fd }; /* its end */
 	loop->fds.count = FIXED_FDS;
 	array_for_each(space, &lazy->spaces)
 		loop->fds.items[loop->fds.count++] = (struct pollfd){ .fd = (*space)->uffd, .events = POLLIN };
@@ -259,6 +260,16 @@ static void probe(struct fault_loop *loop)
 	if (loop->lazy->walk_due)
 		lazy_victim_walk(loop->lazy);
 	lazy_reap(loop->lazy);
+}
+
+/* Until there is another, the end of this program would be that of the processes. */
+static void lose_keeper(struct lazy *lazy)
+{
+	if (lazy->keeper_fd >= 0)
+		close(steal_fd(&lazy->keeper_fd));
+	lazy->keeper_wanted = false;
+	if (lazy->keeper_lost)
+		lazy->keeper_lost(lazy->keeper_context);
 }
 
 /* Waits for something and handles it. */
@@ -290,6 +301,8 @@ static int turn(struct fault_loop *loop, struct error *error)
 		r = read_frames(loop, error);
 	if (r == 0 && fds[0].revents && read(loop->lazy->wake_fd, &wakes, sizeof(wakes)) > 0)
 		lazy_reap(loop->lazy);
+	if (r == 0 && loop->lazy->keeper_wanted && (fds[3].revents || loop->lazy->keeper_fd < 0))
+		lose_keeper(loop->lazy);
 	if (r == 0 && now >= loop->probe_at)
 		probe(loop);
 	return r;

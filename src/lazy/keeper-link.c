@@ -165,6 +165,7 @@ void lazy_link_done(struct lazy *lazy)
 	struct message message = { .kind = LAZY_LINK_DONE };
 	char byte;
 
+	lazy->keeper_wanted = false;
 	tell(lazy, &message, NULL, 0);
 	if (lazy->keeper_fd < 0)
 		return;
@@ -551,7 +552,14 @@ int lazy_keeper_start(struct lazy *lazy, const char *socket_path, pid_t *ret_pid
 		lazy_link_space(lazy, *space);
 	if (lazy->keeper_fd < 0)
 		return error_set(error, -EPIPE, "the keeper of missing pages takes nothing");
+	lazy->keeper_wanted = true;
 	return 0;
+}
+
+void lazy_keeper_on_loss(struct lazy *lazy, void (*lost)(void *context), void *context)
+{
+	lazy->keeper_lost = lost;
+	lazy->keeper_context = context;
 }
 
 /* Whoever waits for an answer to a fault that the former server had read faults again. */
@@ -592,6 +600,7 @@ int lazy_keeper_fetch(const struct log *log, const char *socket_path, struct laz
 		return error_set_errno(error, r, "%s: taking over from the keeper", socket_path);
 	}
 	lazy->keeper_fd = steal_fd(&fd);
+	lazy->keeper_wanted = true;
 	array_for_each(space, &lazy->spaces)
 		if ((*space)->pid > 0)
 			lazy_guards_watch(*space, (*space)->pid, true); /* it may have ended by now */

@@ -122,6 +122,11 @@ void lazy_keeper_enter(int argc, char **argv);
 int lazy_keeper_start(struct lazy *lazy, const char *socket_path, pid_t *ret_pid, struct error *error);
 
 /*
+ * `lost` is called by lazy_run_faults() when a keeper has gone that was not told to: once for each. It may start another.
+ */
+void lazy_keeper_on_loss(struct lazy *lazy, void (*lost)(void *context), void *context);
+
+/*
  * In a new pageserver: takes over from the keeper of one that is gone. Then call lazy_run_faults(). -ENOENT or
  * -ECONNREFUSED: no keeper is there, so no process that it held for can be there with pages missing, unless someone
  * killed the keeper with SIGKILL.

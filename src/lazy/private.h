@@ -114,6 +114,9 @@ struct lazy {
 	atomic_bool lost;                           /* an event could not be followed: the tables are wrong */
 	bool walk_due;                              /* a fork was seen: look for its child */
 	int keeper_fd;                              /* link to the keeper, owned; -1: none */
+	bool keeper_wanted;                         /* one was started or found, and not told to end */
+	void (*keeper_lost)(void *context);         /* may be NULL */
+	void *keeper_context;                       /* borrowed */
 	_Atomic uint64_t installed;                 /* pages */
 	_Atomic uint64_t faults;                    /* that had to wait */
 	_Atomic uint64_t zero_filled;               /* faults */

@@ -39,6 +39,31 @@ int session_ready_lazy(struct session *session, struct error *error)
 	return 0;
 }
 
+static void keeper_lost(void *context)
+{
+	struct session *session = context;
+	struct error error = ERROR_INIT;
+	char path[108];
+	int r = -ENAMETOOLONG;
+
+	if (session_keeper_path(session->registry, session->text, path, sizeof(path)))
+		r = lazy_keeper_start(session->lazy, path, NULL, &error);
+	if (r < 0)
+		log_error(session->log,
+			  "session %s: the keeper of missing pages has gone, and no other can be started (%s): the end of this "
+			  "page server would now end the tree",
+			  session->text, error_text(&error, r));
+	else
+		log_warning(session->log, "session %s: the keeper of missing pages has gone; another one has been started",
+			    session->text);
+	error_clear(&error);
+}
+
+void session_watch_keeper(struct session *session)
+{
+	lazy_keeper_on_loss(session->lazy, keeper_lost, session);
+}
+
 void session_drop_ready_lazy(struct session *session)
 {
 	lazy_free(steal_ptr(&session->ready_lazy));

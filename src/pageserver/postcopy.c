@@ -127,6 +127,7 @@ int session_start_faults(struct session *session, struct error *error)
 	pthread_mutex_lock(&session->lock);
 	session->fault_done = session->fault_end = false;
 	pthread_mutex_unlock(&session->lock);
+	session_watch_keeper(session);
 	r = -pthread_create(&session->fault_thread, NULL, fault_main, session);
 	if (r < 0)
 		return error_set_errno(error, r, "cannot start the fault thread");

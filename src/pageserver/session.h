@@ -183,6 +183,8 @@ int request_ended_locks(struct session *session, size_t *ret_left, struct error 
 /* Makes `ready_lazy`, once. */
 int session_ready_lazy(struct session *session, struct error *error);
 void session_drop_ready_lazy(struct session *session);
+/* A keeper that is killed is replaced, by the fault thread. The new one is in this program's cgroup. */
+void session_watch_keeper(struct session *session);
 
 /* ---- session-journal.c */
 int session_journal(struct session *session, enum journal_phase phase, struct error *error);
