@@ -109,3 +109,44 @@ def test_end_of_a_holder(two_hosts, page_server, start_victim):
     assert sending.wait().status == 0, sending.text()
     assert sending.json["pages_postcopy"] > 0, sending.json
     victim.check(b)
+
+
+def test_memory_calls(two_hosts, page_server, start_victim):
+    """Guards, seals, locks, protections and forks are right on pages that come later."""
+    a, b, net = two_hosts
+    victim = start_victim(a, "mem-late", "32")
+    victim.check(a)
+    net.limit("40mbit")
+    job = send_start(a, page_server, victim.pid, mode="postcopy")
+    wait_until(lambda: running(a, b, victim, job), 30, "it runs on the target")
+    victim.check(b)
+    victim.check(b)
+    assert missing(b, victim.pid)
+    net.limit("1gbit")
+    job.wait(120)
+    assert job.status == 0, job.text()
+    victim.check(b)
+    assert not missing(b, victim.pid)
+    victim.check(b)
+
+
+def test_keeper_killed(two_hosts, page_server, start_victim):
+    """The server says that its keeper has gone, and the new one is as good: nothing is lost with the server."""
+    a, b, net = two_hosts
+    victim = start_victim(a, "pages", "48", "1", "500")
+    net.limit("40mbit")
+    job = send_start(a, page_server, victim.pid, mode="postcopy")
+    wait_until(lambda: running(a, b, victim, job), 30, "it runs on the target")
+    keeper, = processes(b, "pagestream-keeper")
+    b.kill(keeper, signal.SIGKILL)
+    wait_until(lambda: "another one has been started" in page_server.err.text(), 10, "the server has noticed")
+    other, = processes(b, "pagestream-keeper")
+    assert other != keeper
+    page_server.kill()
+    assert missing(b, victim.pid)
+    page_server.start()
+    net.limit("1gbit")
+    job.wait(120)
+    assert job.status == 0, job.text()
+    wait_until(lambda: not processes(b, "pagestream-keeper"), 10, "the keeper has ended")
+    victim.check(b)
