@@ -67,7 +67,7 @@ int lazy_guards_watch(struct lazy_space *space, pid_t pid, bool known)
 
 uint64_t lazy_guards_look(const struct lazy_space *space, uint64_t target, uint64_t pages, uint64_t *ret_guarded)
 {
-	struct region region;
+	struct region region = { 0 };
 	struct scan scan = {
 		.size = sizeof(scan),
 		.start = target,
