@@ -71,6 +71,9 @@ int dump_tree_records(struct dump_context *ctx, struct error *error);
 
 /* process.c: blockers that /proc shows: namespaces, seccomp, tracers, zombies, shared tables, terminals, limits. */
 int dump_process_check(struct dump_context *ctx, struct dump_process *process, struct error *error);
+/* Adds the blocker if the thread has a seccomp filter, which is lost otherwise. */
+void dump_seccomp_check(struct dump_context *ctx, const struct dump_process *process, pid_t tid,
+			const struct dump_status *status);
 /* IMAGE_FS of a process. */
 int dump_process_fs(struct dump_context *ctx, struct dump_process *process, struct error *error);
 

@@ -228,9 +228,10 @@ static int thread_scheduling(const struct dump_host *host, struct tracee_thread 
  * /proc/PID/task/TID/status has all credentials, and takes some 20 us to read. It is read for the first thread, and for
  * those that differ from it in what they say themselves.
  */
-static int thread_creds(const struct dump_process *process, const struct tracee_thread *thread,
-			const struct thread_query *query, struct dump_status *leader, struct dump_arena *arena,
-			Creds *creds, ThreadExtra *extra, struct error *error)
+static int thread_creds(struct dump_context *ctx, const struct dump_process *process,
+			const struct tracee_thread *thread, const struct thread_query *query,
+			struct dump_status *leader, struct dump_arena *arena, Creds *creds, ThreadExtra *extra,
+			struct error *error)
 {
 	uint32_t securebits = (uint32_t)tracee_batch_result(query->batch, query->securebits);
 	const struct own_creds *own = tracee_batch_output(query->batch, query->creds);
@@ -249,6 +250,7 @@ static int thread_creds(const struct dump_process *process, const struct tracee_
 		r = dump_status_read(process->pid, thread->tid, &status, error);
 		if (r == 0)
 			r = dump_creds(&status, securebits, arena, creds, extra);
+		dump_seccomp_check(ctx, process, thread->tid, &status); /* one that has come since the preflight */
 		dump_status_deinit(&status);
 	}
 	return r < 0 ? error_set_errno(error, r, "cannot read the credentials of thread %d", thread->tid) : 0;
@@ -293,7 +295,7 @@ static int thread_answer(struct dump_context *ctx, struct dump_process *process,
 	}
 	extra->timer_slack = (uint64_t)tracee_batch_result(query->batch, query->timer_slack);
 
-	r = thread_creds(process, thread, query, &query->leader->status, arena, core->creds, extra, error);
+	r = thread_creds(ctx, process, thread, query, &query->leader->status, arena, core->creds, extra, error);
 	if (r == 0)
 		r = thread_scheduling(ctx->host, thread, arena, core, extra, error);
 	if (r == 0)

@@ -155,6 +155,25 @@ static void add_seccomp(void)
 	prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
 }
 
+static void *filtered_thread(void *data)
+{
+	add_seccomp();
+	if (write(*(int *)data, "", 1) == 1)
+		for (;;)
+			pause();
+	return NULL;
+}
+
+static void add_seccomp_to_thread(void)
+{
+	pthread_t thread;
+	char byte;
+	int fds[2];
+
+	if (pipe(fds) < 0 || pthread_create(&thread, NULL, filtered_thread, &fds[1]) != 0 || read(fds[0], &byte, 1) != 1)
+		_exit(1);
+}
+
 static void add_shared_table(void)
 {
 	while (syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0) == 0)
@@ -194,6 +213,7 @@ static void test_blockers(void **state)
 	expect_blocker(add_zombie, "process", "has ended");
 	expect_blocker(add_namespace, "namespace", "namespace");
 	expect_blocker(add_seccomp, "process", "seccomp");
+	expect_blocker(add_seccomp_to_thread, "thread", "seccomp");
 	expect_blocker(add_shared_table, "process", "share");
 	if (access("/dev/mem", R_OK) == 0)
 		expect_blocker(add_device, "mapping", "device");
