@@ -10,9 +10,9 @@
  *   ABORTED            what may be left of it is killed
  *   DONE               nothing to do
  *
- * ABORTED and DONE are kept for a week, for those who ask. Journals of another boot only say what was; nothing of them is
- * here any more. What is decided is written down before it is done: the end of this program in the midst of it changes no
- * answer.
+ * ABORTED and DONE are kept for a week, for those who ask; what gets older than that while this program runs goes, too.
+ * Journals of another boot only say what was; nothing of them is here any more. What is decided is written down before it
+ * is done: the end of this program in the midst of it changes no answer.
  */
 #include "recover.h"
 
@@ -27,6 +27,7 @@
 
 #define THAW_WAIT (5 * CLOCK_S)
 #define KEEP_S    (7 * 24 * 3600)
+#define PRUNE_EVERY (3600 * CLOCK_S)
 
 static size_t count_alive(const JournalEntry *entry)
 {
@@ -159,6 +160,11 @@ static int recover_committed(struct registry *registry, JournalEntry *entry, str
 	return r;
 }
 
+static bool is_old(const JournalEntry *entry)
+{
+	return entry->has_started && (uint64_t)time(NULL) > entry->started + KEEP_S;
+}
+
 static int recover_one(struct registry *registry, JournalEntry *entry, struct error *error)
 {
 	bool same_boot = entry->boot_id && strcmp(entry->boot_id, registry->boot_id) == 0;
@@ -187,7 +193,7 @@ static int recover_one(struct registry *registry, JournalEntry *entry, struct er
 	/* Whoever wrote it may not have come to this. */
 	if (same_boot)
 		remove_freezer(entry);
-	if (entry->has_started && (uint64_t)time(NULL) > entry->started + KEEP_S)
+	if (is_old(entry))
 		return journal_remove(registry->dir_fd, entry->session.data, error);
 	return 0;
 }
@@ -205,4 +211,21 @@ int recover_sessions(struct registry *registry, struct error *error)
 	}
 	journal_list_deinit(&list);
 	return r;
+}
+
+void recover_prune(struct registry *registry)
+{
+	struct journal_list list = { 0 };
+	int64_t now = clock_now_ns();
+
+	if (registry->pruned_at && now - registry->pruned_at < PRUNE_EVERY)
+		return;
+	registry->pruned_at = now;
+	if (journal_list(registry->dir_fd, &list, NULL) < 0)
+		return;
+	array_for_each(entry, &list.entries)
+		if ((*entry)->side == JOURNAL_TARGET && is_old(*entry) &&
+		    ((*entry)->phase == JOURNAL_ABORTED || (*entry)->phase == JOURNAL_DONE))
+			journal_remove(registry->dir_fd, (*entry)->session.data, NULL);
+	journal_list_deinit(&list);
 }

@@ -5,3 +5,9 @@
 #include "pageserver/registry.h"
 
 int recover_sessions(struct registry *registry, struct error *error);
+
+/*
+ * Later on, for the loop's thread, as often as it likes: removes, once an hour, journals of sessions that ended more than a
+ * week ago. Reads all journals then.
+ */
+void recover_prune(struct registry *registry);

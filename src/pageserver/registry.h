@@ -24,6 +24,7 @@ struct registry {
 	int dir_fd;                               /* owned: directory of the journals */
 	char boot_id[JOURNAL_BOOT_ID_MAX];        /* of this kernel */
 	char host[64];                            /* this host's name */
+	int64_t pruned_at;                        /* when old journals were last removed; of the loop's thread */
 	pthread_mutex_t lock;                     /* guards what follows */
 	ARRAY(struct session *) sessions;         /* owned */
 	uint64_t memory_taken;                    /* bytes granted to sessions that have not finished */

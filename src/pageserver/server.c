@@ -173,6 +173,7 @@ static void close_handle(uv_handle_t *handle, void *argument)
 static void check_end(struct server *server)
 {
 	registry_reap(&server->registry);
+	recover_prune(&server->registry);
 	if (server->stopping && registry_idle(&server->registry) && server->pending == 0)
 		uv_walk(&server->loop, close_handle, NULL);
 }

@@ -242,8 +242,10 @@ static void kill_let_go(struct session *session)
 			kill(session->processes[i].pid, SIGKILL);
 }
 
-static void kill_tree(struct session *session)
+static int kill_tree(struct session *session)
 {
+	int r = 0;
+
 	pthread_rwlock_wrlock(&session->tree_lock);
 	kill_let_go(session);
 	/* Ending a shell runs calls in its parent's. */
@@ -253,20 +255,24 @@ static void kill_tree(struct session *session)
 	session->tree = NULL;
 	pthread_rwlock_unlock(&session->tree_lock);
 	if (session->freezer)
-		freezer_remove(session->freezer, clock_deadline(2 * CLOCK_S), NULL);
+		r = freezer_remove(session->freezer, clock_deadline(2 * CLOCK_S), NULL);
+	return r;
 }
 
 static void abort_session(struct session *session, const struct error *error)
 {
 	struct error local = ERROR_INIT;
 	enum phase phase = session_phase(session);
+	bool has_prepared = phase == PHASE_PREPARED || phase == PHASE_COMMITTED;
 
 	/* Written before anybody is told, or anything done: from here on it will never run, whatever happens to us. */
 	if (phase != PHASE_NEW && session_journal(session, JOURNAL_ABORTED, &local) < 0)
 		log_error(session->log, "session %s of %s: %s", session->text, session->peer, local.message);
 	session_set_phase(session, PHASE_ABORTED, NULL);
 	eventfd_write(session->cut_fd, 1);
-	kill_tree(session);
+	/* Without PREPARED no COMMIT is sent, so nobody will ever ask. */
+	if (kill_tree(session) == 0 && !has_prepared)
+		journal_remove(session->registry->dir_fd, session->id, NULL);
 	log_error(session->log, "session %s of %s, %s: %s", session->text, session->peer, phase_name(phase),
 		  error->message);
 	if (session->control) {
