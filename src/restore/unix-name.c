@@ -241,6 +241,16 @@ static int plan_stage(const UnixSocket *message, const char *path, bool lasting,
 	return 0;
 }
 
+/* What is in the place goes at the commit. A socket file there is an earlier one, or the source's own. */
+static int check_place(const char *path, struct error *error)
+{
+	struct stat st;
+
+	if (lstat(path, &st) < 0 || S_ISSOCK(st.st_mode))
+		return 0;
+	return error_set(error, -EEXIST, "there is something else at %s, where a UNIX socket is to be; remove it", path);
+}
+
 int restore_unix_bind(struct restore_files *files, int fd, const UnixSocket *message, bool place,
 		      struct error *error)
 {
@@ -256,8 +266,11 @@ int restore_unix_bind(struct restore_files *files, int fd, const UnixSocket *mes
 	r = plan_stage(message, path, lasting, &staged);
 	if (r == 0)
 		r = bind_below(fd, staged.directory, path);
-	if (r < 0) {
+	if (r < 0)
 		error_set_errno(error, r, "binding a UNIX socket to %s", path);
+	else if (lasting)
+		r = check_place(staged.final, error);
+	if (r < 0) {
 		if (staged.staged)
 			discard_staged(&staged);
 		else
