@@ -61,6 +61,7 @@ struct dump_process {
 	int pidfd;                     /* owned */
 	int proc_fd;                   /* /proc/PID, O_PATH; owned */
 	uint32_t files_id;             /* id of its IMAGE_FDINFO records: its descriptor table */
+	bool reads_direct;             /* has had a file open with O_DIRECT when its descriptors were last collected */
 	struct tracee_process *tracee; /* NULL while the tree runs; borrowed from the tracee_tree */
 	ARRAY(struct dump_map_flags) map_flags; /* VmFlags at the last look (mm-flags.c), by address; owned */
 };

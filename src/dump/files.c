@@ -346,6 +346,7 @@ static int collect_table(struct dump_context *ctx, struct dump_process *process,
 	for (size_t i = 0; r >= 0 && i < reader.numbers.count; i++) {
 		r = dump_reader_read(&reader, i, &file, error);
 		if (r > 0) {
+			process->reads_direct |= file.flags & O_DIRECT && S_ISREG(file.st.st_mode);
 			r = collect_descriptor(ctx, &file, error);
 			close(file.fd);
 		}

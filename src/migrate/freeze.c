@@ -49,16 +49,18 @@ static int note_urgent(struct source *source, struct pageset *urgent, struct tra
 }
 
 /*
- * Whether pages of the mapping may come after the switch. Not with MADV_WIPEONFORK: what a fork's child misses there is zero,
- * of which no event tells.
+ * Whether pages of the mapping may come after the switch; it ends at `ret_end`. Not with MADV_WIPEONFORK: what a fork's child
+ * misses there is zero, of which no event tells. To lock memory takes all of its pages.
  */
-static bool may_be_late(const AddressSpace *mm, uint64_t address)
+static bool may_be_late(const AddressSpace *mm, uint64_t address, uint64_t *ret_end)
 {
+	*ret_end = UINT64_MAX;
 	for (size_t i = 0; i < mm->n_vmas; i++) {
 		const Mapping *mapping = mm->vmas[i];
 
 		if (address < mapping->start || address >= mapping->end)
 			continue;
+		*ret_end = mapping->end;
 		return mapping->status & MAPPING_ANON_PRIVATE && !(mapping->flags & 0x2000 /* MAP_LOCKED */) &&
 		       !(mapping->madv >> MADV_WIPEONFORK & 1);
 	}
@@ -72,13 +74,13 @@ struct split {
 	uint64_t budget; /* pages that may still be sent now though they could be late */
 };
 
-static int split_job(struct split *split, const AddressSpace *mm, struct pageset *urgent, const struct source_job *job)
+static int split_part(struct split *split, bool is_lazy, struct pageset *urgent, const struct source_job *job)
 {
 	uint64_t first = 0;
 	bool late_run = false;
 
-	if (!job->pid || job->zero || !may_be_late(mm, job->address) || split->budget >= job->pages) {
-		if (job->pid && !job->zero && split->budget >= job->pages && may_be_late(mm, job->address))
+	if (job->zero || !is_lazy || split->budget >= job->pages) {
+		if (!job->zero && is_lazy)
 			split->budget -= job->pages;
 		split->now.pages += job->pages;
 		return array_append(&split->now.list, *job);
@@ -102,6 +104,24 @@ static int split_job(struct split *split, const AddressSpace *mm, struct pageset
 		late_run = late;
 	}
 	return 0;
+}
+
+/* A run of pages may go over from one mapping into another. */
+static int split_job(struct split *split, const AddressSpace *mm, struct pageset *urgent, const struct source_job *job)
+{
+	uint64_t end = job->address + job->pages * PAGE, stop;
+	struct source_job part = *job;
+	int r = 0;
+
+	if (!job->pid || !mm)
+		return split_part(split, false, urgent, job);
+	for (; r == 0 && part.address < end; part.address += part.pages * PAGE) {
+		bool late = may_be_late(mm, part.address, &stop);
+
+		part.pages = ((stop < end ? stop : end) - part.address) / PAGE;
+		r = split_part(split, late, urgent, &part);
+	}
+	return r;
 }
 
 static uint64_t budget_pages(const struct source *source, uint64_t dirty)

@@ -253,6 +253,8 @@ static int take_run(struct scan *scan, uint32_t status, const struct track_run *
 	struct source_job job = { .pid = scan->memory->pid, .address = run->start, .pages = run->pages };
 	bool file = status & MAPPING_FILE_PRIVATE && run->flags & TRACK_FILE;
 
+	if (run->flags & TRACK_POISONED)
+		return -EHWPOISON;
 	if (pageset_add(&scan->memory->fresh, run->start / PAGE, run->pages) < 0)
 		return -ENOMEM;
 	if (file || run->flags & TRACK_GUARD || !(run->flags & (TRACK_PRESENT | TRACK_SWAPPED)))
@@ -325,10 +327,12 @@ static int drop_uncopied(struct scan *scan, uint64_t start, uint64_t end, struct
 /* The range consists of mappings of one kind. */
 static int scan_range(struct scan *scan, uint32_t status, uint64_t start, uint64_t end, struct error *error)
 {
+	unsigned int last = scan->memory->untrusted ? TRACK_ALL : 0;
+	unsigned int flags = scan->frozen ? last : scan->shared_only ? 0 : TRACK_PROTECT;
 	struct track_runs runs = { 0 };
 	int r;
 
-	r = track_scan(scan->memory->track, start, end, scan->frozen || scan->shared_only ? 0 : TRACK_PROTECT, &runs, error);
+	r = track_scan(scan->memory->track, start, end, flags, &runs, error);
 	for (size_t i = 0; r == 0 && i < runs.count; i++)
 		r = scan->shared_only ? take_shared(scan, status, &runs.items[i], error)
 				      : take_run(scan, status, &runs.items[i]);
@@ -467,6 +471,28 @@ static int follow(struct source *source, struct source_memory *memory, const str
 	return r < 0 ? r : track_update(memory->track, maps, frozen ? TRACK_STOPPED : 0, error);
 }
 
+static void note_reads(struct source_memory *memory, const struct dump_process *process)
+{
+	/* What was opened since the preflight has been read from in earlier rounds, too. */
+	memory->untrusted = memory->track && (memory->untrusted || (process->reads_direct && !memory->reads_direct));
+	memory->reads_direct = process->reads_direct;
+}
+
+/*
+ * read(2) from a file that is open with O_DIRECT writes through the frames of the buffer's pages, not by the page table: a
+ * page that is protected between the beginning and the end of such a read is changed and not found as written. In a stopped
+ * process no read is under way.
+ */
+static int stop_reads(struct source *source, const struct dump_process *process, struct tracee_process **ret,
+		      struct error *error)
+{
+	const struct tracee_options options = { .traces = source->traces, .hints = source->hints };
+
+	if (source->stopped || !process->reads_direct)
+		return 0;
+	return tracee_process_stop(process->pid, &options, clock_deadline(SOURCE_STOP_NS), ret, error);
+}
+
 static int scan_process(struct source *source, struct source_memory *memory, bool frozen, struct source_jobs *jobs,
 			struct source_jobs *drops, struct error *error)
 {
@@ -475,12 +501,15 @@ static int scan_process(struct source *source, struct source_memory *memory, boo
 	const struct dump_process *process = dump_context_find(source->dump, memory->pid);
 	const struct image_record *record = image_set_find(source->images, IMAGE_MM, (uint32_t)memory->pid);
 	_cleanup_message_ AddressSpace *mm = NULL;
+	struct tracee_process *held_up = NULL;
 	struct backings backings = { 0 };
 	int r;
 
 	if (!process || !record)
 		return error_set(error, -ESRCH, "PID %d is gone", memory->pid);
 	r = image_unpack(record, address_space, &mm, error);
+	if (r == 0)
+		note_reads(memory, process);
 	if (r == 0)
 		r = follow(source, memory, &process->maps, frozen, error);
 	if (r < 0)
@@ -491,7 +520,10 @@ static int scan_process(struct source *source, struct source_memory *memory, boo
 		scan.parent = memory_find(source, process->stat.ppid);
 	r = backings_set(&backings, mm);
 	scan.backings = &backings;
-	r = r < 0 ? error_set(error, r, "out of memory") : scan_mappings(&scan, mm, error);
+	r = r < 0 ? error_set(error, r, "out of memory") : stop_reads(source, process, &held_up, error);
+	if (r == 0)
+		r = scan_mappings(&scan, mm, error);
+	tracee_process_release(held_up);
 	if (r == 0)
 		r = scan_changes(&scan, error);
 	memory->inherits = false;

@@ -294,6 +294,10 @@ static int send_job(struct worker *worker, const struct source_job *job)
 	r = memory ? pages_read(memory, job->address, job->pages, worker->data) : -ESRCH;
 	if (r == 0)
 		return send_pages(worker, job, memory);
+	/* No next round will tell what this was. */
+	if (job->pages == 1 && source->stopped)
+		return error_set(&worker->work->error, -EIO, "the page at 0x%llx of PID %d cannot be read",
+				 (unsigned long long)job->address, job->pid);
 	/* Unmapped, or made a guard, since the scan: the next round knows. Around a hole there may be pages. */
 	for (uint64_t i = 0; job->pages > 1 && i < job->pages; i++) {
 		const struct source_job one = { .pid = job->pid, .address = job->address + i * PAGE, .pages = 1 };

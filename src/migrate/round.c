@@ -56,14 +56,17 @@ static int lay_out(struct source *source, unsigned depth, struct error *error)
 	return r;
 }
 
-/* A track is begun by system calls inside of the process, which has to run for that. */
+/* A track is begun by system calls inside of the process, which has to run for that; so has one that is stopped for a scan. */
 static int scan(struct source *source, unsigned depth, struct source_jobs *jobs, struct error *error)
 {
 	bool begins = false;
 	int r;
 
-	array_for_each(memory, &source->memory)
-		begins |= !(*memory)->track && (*memory)->depth <= depth;
+	array_for_each(memory, &source->memory) {
+		const struct dump_process *process = dump_context_find(source->dump, (*memory)->pid);
+
+		begins |= (*memory)->depth <= depth && (!(*memory)->track || (process && process->reads_direct));
+	}
 	if (begins)
 		throttle_hold(source->throttle);
 	r = memory_scan(source, depth, false, jobs, NULL, error);

@@ -61,6 +61,8 @@ struct source_memory {
 	struct backings laid_out; /* at the last scan: what the target has laid out by then */
 	int mem_fd;             /* /proc/PID/mem, owned */
 	int map_fd;             /* /proc/PID/pagemap, owned */
+	bool reads_direct;      /* at the last scan: dump_process's */
+	bool untrusted;         /* pages may have been written without a trace: all go at the freeze */
 	bool may_share;         /* pages with other processes of the tree, since a fork */
 	bool seen;              /* during a refresh */
 	bool inherits;          /* made from its parent's copy in this round: pages equal to the parent's are there */

@@ -34,7 +34,7 @@ static uint32_t marker_flags(uint64_t marker)
 		return TRACK_GUARD;
 	/* A poisoned page has no content that could be moved: whoever reads it must get to know that. */
 	if (marker & MARKER_POISONED)
-		return TRACK_SWAPPED;
+		return TRACK_SWAPPED | TRACK_POISONED;
 	return marker & ~MARKER_PROTECTED ? TRACK_SWAPPED : 0;
 }
 

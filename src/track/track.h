@@ -33,7 +33,8 @@
  *
  * What is not seen, on any kernel: writes into shared memory that do not go through this process's mappings (another
  * process, write(2) on a memfd); and writes by devices or io_uring into pages pinned before the scan (VmPin in
- * /proc/PID/status, registered buffers): copy those again at the freeze.
+ * /proc/PID/status, registered buffers): copy those again at the freeze. A read(2) with O_DIRECT pins, too, until it returns:
+ * stop the process for the scan.
  *
  * What the program may notice: a page fault of some 0.8 us at the first write to each page after a protecting scan; and
  * if it begins to use a userfaultfd of its own on a mapping that is tracked, it gets EBUSY.
@@ -79,6 +80,7 @@ enum {
 	TRACK_FILE = 1 << 4,
 	TRACK_GUARD = 1 << 5, /* a guard page (MADV_GUARD_INSTALL): no content, reading fails; never PRESENT or SWAPPED */
 	TRACK_HUGE = 1 << 6,  /* mapped by a huge page at the time of the scan */
+	TRACK_POISONED = 1 << 7, /* no content: an access ends in SIGBUS (UFFDIO_POISON); comes with TRACK_SWAPPED */
 };
 
 struct track_run {

@@ -8,11 +8,16 @@
  *	file		an anonymous mapping is replaced by a private one of a file, of which every other page is written
  *	anonymous	the other way round
  *	offset		a private file mapping is replaced by one from another offset
+ *	locked		half of an anonymous mapping is locked into memory (from the start), nothing happens
+ *	poisoned	the first page of an anonymous mapping has no content any more: SIGBUS for whoever reads it
  */
 #include "victim.h"
 
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 
 #define PAGES 64u
 #define SIZE (PAGES * VICTIM_PAGE)
@@ -56,6 +61,26 @@ static void map_pages(struct state *s, bool file, size_t first, size_t step, uns
 		victim_fill(at + i * VICTIM_PAGE, VICTIM_PAGE, seed + (unsigned)i);
 }
 
+/* Kernels before 6.6 do not know how. */
+static bool poison(struct state *s)
+{
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+	struct uffdio_api api = { .api = UFFD_API, .features = 1 << 14 /* UFFD_FEATURE_POISON */ };
+	struct uffdio_register area = { .range = { (uintptr_t)s->map, VICTIM_PAGE }, .mode = UFFDIO_REGISTER_MODE_MISSING };
+	struct {
+		struct uffdio_range range; /* struct uffdio_poison */
+		uint64_t mode;
+		int64_t updated;
+	} page = { .range = area.range };
+	bool good = fd >= 0 && ioctl(fd, UFFDIO_API, &api) == 0 && ioctl(fd, UFFDIO_REGISTER, &area) == 0 &&
+		    madvise(s->map, VICTIM_PAGE, MADV_DONTNEED) == 0 &&
+		    ioctl(fd, _IOWR(UFFDIO, 0x08, page) /* UFFDIO_POISON */, &page) == 0;
+
+	if (fd >= 0)
+		close(fd);
+	return good;
+}
+
 static void change(struct state *s)
 {
 	volatile unsigned char sum = 0;
@@ -72,7 +97,7 @@ static void change(struct state *s)
 		map_pages(s, false, 0, 2, SEED_SECOND);
 	if (is(s, "offset"))
 		map_pages(s, true, SHIFT, 2, SEED_SECOND);
-	for (size_t i = 0; i < PAGES; i++)
+	for (size_t i = is(s, "poisoned"); i < PAGES; i++)
 		sum ^= s->map[i * VICTIM_PAGE];
 	s->changed = true;
 }
@@ -84,9 +109,13 @@ static bool verify(struct victim *v, void *context)
 
 	for (size_t i = 0; i < PAGES; i++) {
 		size_t shift = is(s, "offset") ? SHIFT : 0;
-		uint64_t seed = !s->changed ? SEED_FIRST + i : all_file || i % 2 ? SEED_FILE + shift + i : SEED_SECOND + i;
+		uint64_t seed = all_file || i % 2 ? SEED_FILE + shift + i : SEED_SECOND + i;
 		ssize_t wrong;
 
+		if (!s->changed || is(s, "poisoned"))
+			seed = SEED_FIRST + i;
+		if (is(s, "poisoned") && i == 0)
+			continue;
 		if (s->changed && is(s, "anonymous") && i % 2) {
 			CHECK(v, s->map[i * VICTIM_PAGE] == 0, "page %zu is not zero", i);
 			continue;
@@ -110,7 +139,10 @@ int main(int argc, char **argv)
 	s.fd = open(victim_path(&v, "file"), O_RDWR | O_CREAT | O_TRUNC, 0644);
 	MUST(s.fd >= 0);
 	file_fill(s.fd);
-	map_pages(&s, !is(&s, "file"), 0, 1, SEED_FIRST);
+	map_pages(&s, is(&s, "dropped") || is(&s, "cut") || is(&s, "anonymous") || is(&s, "offset"), 0, 1, SEED_FIRST);
+	MUST(!is(&s, "locked") || mlock(s.map + SIZE / 2, SIZE / 2) == 0);
+	if (is(&s, "poisoned") && !poison(&s))
+		victim_skip(&v, "no UFFDIO_POISON here: %m");
 	victim_ready(&v);
 	for (;;) {
 		if (victim_asked(&v))
