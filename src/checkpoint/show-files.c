@@ -219,6 +219,14 @@ static uint32_t add_open_file(struct show *show, const OpenFile *file, json_t *o
 		json_object_set_new(object, "counter", show_number(file->efd->counter));
 		return file->efd->flags;
 	}
+	if (file->tty) {
+		const OpenFile *path = file->tty->has_regf_id ? show_file(show, file->tty->regf_id) : NULL;
+
+		set_text(object, "kind", "terminal");
+		if (path && path->reg)
+			set_text(object, "path", path->reg->name);
+		return file->tty->flags;
+	}
 	if (file->sgfd) {
 		set_text(object, "kind", "signalfd");
 		json_object_set_new(object, "signals", show_address(file->sgfd->sigmask));

@@ -154,6 +154,10 @@ def test_damaged(calls, tmp_path):
     core.write_text("old")
     done = command(host, "core", directory, "-o", "/proc/nowhere/core")
     assert done.returncode == 1 and "/proc/nowhere/core" in done.stderr, done.stderr
+    (tmp_path / "folder").mkdir()
+    done = command(host, "core", directory, "-o", tmp_path / "folder")
+    assert done.returncode == 1 and "folder" in done.stderr, done.stderr
+    assert [path.name for path in tmp_path.glob("folder*")] == ["folder"], "what was begun is still there"
     pages = max(directory.rglob("pages-*.img"), key=lambda path: path.stat().st_size)
     data = bytearray(pages.read_bytes())
     data[len(data) // 2] ^= 1
