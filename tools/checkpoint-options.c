@@ -64,12 +64,20 @@ static int open_in_work_dir(const struct checkpoint_common *common, const char *
 	return 0;
 }
 
-int checkpoint_common_begin(const struct checkpoint_common *common, struct log *log, struct error *error)
+/* Nothing is to fail for the sake of a file when the tree has ended, or runs. */
+static int open_pidfile(struct checkpoint_common *common, struct error *error)
 {
-	int fd, r;
+	int r = open_in_work_dir(common, common->pidfile, O_WRONLY | O_CREAT, &common->pidfile_fd, error);
 
-	if (!common->log_file)
-		return 0;
+	return r < 0 ? error_wrap(error, r, "--pidfile") : 0;
+}
+
+int checkpoint_common_begin(struct checkpoint_common *common, struct log *log, struct error *error)
+{
+	int fd, r = common->pidfile ? open_pidfile(common, error) : 0;
+
+	if (r < 0 || !common->log_file)
+		return r;
 	r = open_in_work_dir(common, common->log_file, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, &fd, error);
 	if (r < 0)
 		return error_wrap(error, r, "-o");
@@ -80,15 +88,13 @@ int checkpoint_common_begin(const struct checkpoint_common *common, struct log *
 
 int checkpoint_common_pidfile(const struct checkpoint_common *common, pid_t pid, struct error *error)
 {
-	_cleanup_fd_ int fd = -1;
 	char text[24];
 	int r;
 
 	if (!common->pidfile)
 		return 0;
-	r = open_in_work_dir(common, common->pidfile, O_WRONLY | O_CREAT | O_TRUNC, &fd, error);
-	if (r < 0)
-		return error_wrap(error, r, "--pidfile");
-	r = fdio_write(fd, text, (size_t)snprintf(text, sizeof(text), "%d\n", pid));
+	r = ftruncate(common->pidfile_fd, 0) < 0 ? -errno : 0;
+	if (r == 0)
+		r = fdio_write(common->pidfile_fd, text, (size_t)snprintf(text, sizeof(text), "%d\n", pid));
 	return r < 0 ? error_set_errno(error, r, "--pidfile %s", common->pidfile) : 0;
 }

@@ -17,6 +17,7 @@ struct checkpoint_common {
 	const char *work_dir;  /* -W; NULL: the directory */
 	const char *state_dir;
 	const char *pidfile;   /* relative to work_dir */
+	int pidfile_fd;        /* once begun, if there is to be one */
 	bool json;
 	bool tcp_close;
 };
@@ -33,7 +34,7 @@ struct checkpoint_common {
 
 /* Takes one that getopt_long() gave. -EINVAL, too when it is no option of these. */
 int checkpoint_common_take(int option, char **argv, struct checkpoint_common *common, struct log *log, struct error *error);
-/* Opens the log file; `log` writes there from now on. Closed when the program ends. */
-int checkpoint_common_begin(const struct checkpoint_common *common, struct log *log, struct error *error);
+/* Opens the pidfile and the log file; `log` writes there from now on. Closed when the program ends. */
+int checkpoint_common_begin(struct checkpoint_common *common, struct log *log, struct error *error);
 /* Writes a PID to the pidfile, if there is to be one. */
 int checkpoint_common_pidfile(const struct checkpoint_common *common, pid_t pid, struct error *error);

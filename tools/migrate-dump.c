@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* migrate dump, pre-dump, dedup: what writes checkpoint directories. */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <limits.h>
@@ -72,7 +73,11 @@ static int take(int option, char **argv, struct dump_command *command, const cha
 	case 'j': command->options.shell_job = true; return 0;
 	case 'l': command->options.file_locks = true; return 0;
 	case OPT_GHOST: return parse_size(optarg, "--ghost-limit", &command->options.ghost_limit, error);
-	case OPT_STATUS_FD: return take_number("--status-fd", INT_MAX, &command->status_fd, error);
+	case OPT_STATUS_FD:
+		r = take_number("--status-fd", INT_MAX, &command->status_fd, error);
+		if (r == 0 && fcntl(command->status_fd, F_GETFD) < 0)
+			r = error_set(error, -EINVAL, "--status-fd: %d is no open descriptor", command->status_fd);
+		return r;
 	case OPT_PREVIOUS: return command_take_text("--prev-images-dir", previous, error);
 	default: return checkpoint_common_take(option, argv, &command->common, log, error);
 	}

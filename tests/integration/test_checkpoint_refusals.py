@@ -114,6 +114,7 @@ USES = [
     (["dump", *T, *D, "--ghost-limit", "-1"], "--ghost-limit", "'-1'"),
     (["dump", *T, *D, "--status-fd", "x"], "--status-fd", "'x'"),
     (["dump", *T, *D, "--status-fd", "-1"], "--status-fd", "'-1'"),
+    (["dump", *T, *D, "--status-fd", "999"], "--status-fd", "999"),
     (["dump", *T, *D, "--prev-images-dir", ""], "--prev-images-dir", "''"),
     (["pre-dump", *D], "-t PID"),
     (["pre-dump", *T], "-D DIR"),
@@ -168,6 +169,25 @@ def test_read_only_directory(host, place, start_victim, command):
         refused(run(host, place, command, "-t", victim.pid, "-D", "/mnt/fixed"), "/mnt/fixed", "Read-only file system")
         refused(run(host, place, command, "-t", victim.pid, "-D", "/mnt/fixed", "-o", "log"), "-o", "/mnt/fixed/log",
                 "Read-only file system")
+
+
+def test_pidfile(host, place, start_victim):
+    """Known to be impossible before anything is done."""
+    victim, directory = start_victim(host, "threads", "2"), place.make()
+    words = ("-D", directory, "--pidfile", "no/such/pid")
+    with Unharmed(host, place, victim):
+        refused(run(host, place, "dump", "-t", victim.pid, *words), "--pidfile", "no/such/pid")
+        assert not contents(directory)
+    pids = host.tree(victim.pid)
+    dump(host, place, victim.pid, directory, "--pidfile", "pid")
+    assert (directory / "pid").read_text() == f"{victim.pid}\n"
+    wait_gone(host, pids)
+    with Unharmed(host, place):
+        refused(run(host, place, "restore", "-d", *words), "--pidfile", "no/such/pid")
+    (directory / "pid").write_text("a longer text than that of a PID\n")
+    restore(host, place, directory, "--pidfile", "pid")
+    assert (directory / "pid").read_text() == f"{victim.pid}\n"
+    victim.check(host)
 
 
 @pytest.mark.parametrize("command", ["dump", "pre-dump"])
