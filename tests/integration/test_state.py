@@ -4,7 +4,8 @@ import pytest
 from pagestream import PageServer, send
 
 VICTIMS = [
-    "mem-anon", "mem-file", "mem-stack", "mem-heap", "mem-guard", "mem-shared", "mem-cow:8", "vdso",
+    "mem-anon", "mem-file", "mem-stack", "mem-heap", "mem-guard", "mem-shared", "mem-cow:8",
+    "mem-churn:5", "vdso",
     "threads:4", "threads:64", "amx", "syscalls", "signals", "robust",
     "timers", "creds", "procattr",
     "files", "deleted", "deleted:map", "pipes", "fifo", "eventfd", "epoll", "timerfd", "signalfd", "inotify", "unixpair",
