@@ -128,13 +128,17 @@ static int object_get(struct directory *directory, enum image_pages_kind kind, u
 	return 0;
 }
 
+static bool is_ghost(const struct source *source, const struct wire_pages_header *header)
+{
+	return !header->pid && dump_shared_get(source->dump, header->shared - 1)->ghost;
+}
+
 static int object_of_header(struct source *source, const struct wire_pages_header *header, struct object **ret,
 			    struct error *error)
 {
-	enum image_pages_kind kind = IMAGE_PAGES_PROCESS;
+	enum image_pages_kind kind = header->pid ? IMAGE_PAGES_PROCESS :
+				     is_ghost(source, header) ? IMAGE_PAGES_GHOST : IMAGE_PAGES_SHARED;
 
-	if (!header->pid)
-		kind = dump_shared_get(source->dump, header->shared - 1)->ghost ? IMAGE_PAGES_GHOST : IMAGE_PAGES_SHARED;
 	return object_get(source->directory, kind, header->pid ? header->pid : header->shared, ret, error);
 }
 
@@ -258,8 +262,11 @@ static int pages(struct source *source, uint32_t stream, const struct wire_pages
 	uint64_t page = header->address / PAGE;
 	bool counts = header->kind == WIRE_PAGES_DATA;
 	struct object *object;
-	int r = object_of_header(source, header, &object, error);
+	int r;
 
+	if (!directory->rounds && is_ghost(source, header))
+		return 0; /* of a pre-dump nothing would read it */
+	r = object_of_header(source, header, &object, error);
 	if (r == 0 && object->kind == IMAGE_PAGES_GHOST)
 		return keep_content(directory, object, header, data, error);
 	if (r == 0)

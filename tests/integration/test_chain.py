@@ -192,6 +192,19 @@ def test_size(host, place, start_victim):
     victim.check(host)
 
 
+def test_deleted_files(host, place, start_victim):
+    """The content of deleted files is in the dump only: a pre-dump has no use for it."""
+    victim = start_victim(host, "deleted", "map")
+    pids = host.tree(victim.pid)
+    pre_dump(host, place, victim.pid, "1")
+    pre_dump(host, place, victim.pid, "2", "1")
+    dump(host, place, victim.pid, place.make("final"), "--prev-images-dir", "../2")
+    assert {path.parent.name for path in place.path.rglob("*ghost*")} == {"final"}
+    wait_gone(host, pids)
+    restore(host, place, place.path / "final")
+    victim.check(host)
+
+
 def test_untouched(host, place, start_victim):
     """A pre-dump leaves the tree as it was."""
     victim = start_victim(host, "mem-cow", 8)
