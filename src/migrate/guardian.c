@@ -2,7 +2,8 @@
 /*
  * The guardian: a small process that only waits for our end. If we are killed (SIGKILL, out of memory), it cleans up what
  * the kernel does not: remote areas in the tree's processes, and the freezer. Before the commit the tree runs on; after
- * it, the tree stays frozen, and the journal tells the operator.
+ * it, the tree stays frozen, and the journal tells the operator; but a checkpoint is complete then, and what is left of the
+ * tree is ended.
  *
  * It waits on a pipe whose only write end is ours: a byte says that all is well, the end of file that we died.
  */
@@ -34,12 +35,30 @@ static void mark_in_doubt(const struct source *source)
 	journal_entry__free_unpacked(entry, NULL);
 }
 
+/* Where the kernel has no cgroup.kill, what has not been ended yet runs on. */
+static void end_tree(struct source *source, int64_t deadline)
+{
+	struct freezer *freezer;
+
+	if (freezer_open(source->shared->freezer, &freezer, NULL) < 0)
+		return;
+	freezer_kill(freezer, NULL);
+	freezer_thaw(freezer, deadline, NULL);
+	freezer_remove(freezer, deadline, NULL);
+	freezer_free(freezer);
+}
+
 static void clean_up(struct source *source)
 {
 	int64_t deadline = clock_deadline(10 * CLOCK_S);
 	struct freezer *freezer;
 
 	progress_remove(source->state_fd, source->shared->session);
+	if (source->destination == &destination_directory && source->shared->phase == PHASE_COMMIT) {
+		end_tree(source, deadline);
+		journal_remove(source->state_fd, source->shared->session, NULL);
+		return;
+	}
 	if (!phase_is_before_commit((enum phase)source->shared->phase)) {
 		mark_in_doubt(source);
 		return;

@@ -360,6 +360,13 @@ int freezer_thaw_nowait(struct freezer *freezer, struct error *error)
 	return set_state(freezer, false, false, 0, error);
 }
 
+int freezer_kill(struct freezer *freezer, struct error *error)
+{
+	int r = write_file(freezer, freezer->path, "cgroup.kill", "1");
+
+	return r < 0 ? error_set_errno(error, r, "cannot end what is in the cgroup %s", freezer->path) : 0;
+}
+
 /* Whoever is still in there goes to where it came from, as far as that is known. */
 static int empty(struct freezer *freezer, struct error *error)
 {

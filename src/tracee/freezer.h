@@ -52,6 +52,9 @@ int freezer_thaw_nowait(struct freezer *freezer, struct error *error);
 /* 1: cgroup.events says frozen, 0: it does not. */
 int freezer_is_frozen(struct freezer *freezer, struct error *error);
 
+/* Sends SIGKILL to all that is in it (cgroup.kill, kernel 5.14), frozen or not. Does not wait for their end. */
+int freezer_kill(struct freezer *freezer, struct error *error);
+
 /*
  * 1: the process is in a cgroup that is frozen, by itself or by one above; its path goes to `ret_cgroup`, to be freed.
  * 0: it is not. Negative when that cannot be told (no hierarchy is mounted, the process has ended).

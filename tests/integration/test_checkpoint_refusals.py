@@ -476,6 +476,20 @@ def test_killed_dump(host, place, start_victim, point):
     assert not contents(directory) or (directory / "pre-copy-1").is_dir()
 
 
+def test_dump_killed_once_it_is_complete(host, place, start_victim):
+    """What is left of the tree is ended: there is never half of one."""
+    victim, directory = start_victim(host, "tree"), place.make()
+    victim.check()
+    pids = host.tree(victim.pid)
+    with Unharmed(host, place) as watch:
+        job = Job(host, place, "killing", "dump", "-t", victim.pid, "-D", directory)
+        watch.note_session()
+        job.end(signal.SIGKILL)
+        wait_gone(host, pids)
+    restore(host, place, directory)
+    victim.check(host)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 @pytest.mark.parametrize("point", DUMP_POINTS)
 def test_interrupted_dump(host, place, start_victim, point, number):
