@@ -505,7 +505,7 @@ def test_interrupted_dump(host, place, start_victim, point, number):
 RESTORE_POINTS = ["restore-level 0", "restore-level 1", "restore-finished"]
 
 
-@pytest.mark.parametrize("words", [("-d",), ()], ids=["detached", "waiting"])
+@pytest.mark.parametrize("words", [("-d",), (), ("-d", "--lazy-pages")], ids=["detached", "waiting", "lazy"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 @pytest.mark.parametrize("point", RESTORE_POINTS)
 def test_restore_ends_in_the_middle(host, place, start_victim, point, number, words):
