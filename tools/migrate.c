@@ -322,7 +322,8 @@ static int print_help(FILE *file)
 	fprintf(file, "migrate moves a running process tree to another host, or to a directory and back.\n\n");
 	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		fprintf(file, "  migrate %s\n", commands[i].usage);
-	fprintf(file, "\nExit status: 0 moved, or done; 1 not, and the process runs on; 2 usage; 3 in doubt, see migrate resolve.\n");
+	fprintf(file, "\nExit status: 0 moved, or done; 1 not, and the process runs on; 2 usage; 3 in doubt, see migrate "
+		      "resolve.\n");
 	return file == stdout ? 0 : MIGRATE_USAGE;
 }
 

@@ -140,7 +140,8 @@ static void check_capability_set(pid_t pid, const char *name, size_t count, cons
 	uint64_t wanted = (count > 0 ? words[0] : 0) | (uint64_t)(count > 1 ? words[1] : 0) << 32;
 
 	if (wanted & ~own)
-		image_blockers_add(blockers, pid, "credentials", "the program that restores lacks capabilities that the process has",
+		image_blockers_add(blockers, pid, "credentials",
+				   "the program that restores lacks capabilities that the process has",
 				   "start it with all capabilities", "%s capabilities %#llx", name,
 				   (unsigned long long)(wanted & ~own));
 }
