@@ -204,6 +204,24 @@ def test_disk_full(host, place, start_victim, command):
     victim.check(host)
 
 
+def test_disk_full_at_each_file(host, place, start_victim):
+    """Also where the tree stands still, and where the records are written."""
+    victim = start_victim(host, "mem-shared")
+    host.run(["mkdir", "/mnt/small"])
+    files, done = 2, False
+    with Unharmed(host, place, victim):
+        while not done:
+            host.run(["mount", "-t", "tmpfs", "-o", f"nr_inodes={files}", "none", "/mnt/small"])
+            result = run(host, place, "dump", "-t", victim.pid, "-D", "/mnt/small", "-R")
+            done = result.returncode == 0
+            if not done:
+                refused(result, "/mnt/small", "No space left on device")
+                assert not list(host.path("/mnt/small").iterdir()), files
+            host.run(["umount", "/mnt/small"])
+            files += 1
+    assert files > 20
+
+
 @pytest.mark.parametrize("first", ["dump", "pre-dump"])
 @pytest.mark.parametrize("second", ["dump", "pre-dump"])
 def test_directory_is_taken(host, place, start_victim, first, second):

@@ -119,6 +119,25 @@ static void test_stop_frozen(void **state)
 	freezer_free(freezer);
 }
 
+/* What is frozen can be ended, and so its cgroup removed. */
+static void test_kill_frozen(void **state)
+{
+	pid_t pid = start_victim(work_count);
+	struct error error = ERROR_INIT;
+	struct freezer *freezer;
+	int status;
+
+	wait_ready(1);
+	freezer = new_freezer(pid);
+	must(freezer_add(freezer, pid, &error), &error);
+	must(freezer_freeze(freezer, true, DEADLINE, &error), &error);
+	must(freezer_kill(freezer, &error), &error);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	must(freezer_remove(freezer, DEADLINE, &error), &error);
+	freezer_free(freezer);
+}
+
 /* Stopped by ptrace, then frozen, then the tracer is killed: it stays frozen, and runs on when it
  * is thawed. */
 static void test_outlives_tracer(void **state)
@@ -184,6 +203,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_freeze_and_thaw, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_stop_frozen, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_kill_frozen, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_outlives_tracer, setup, teardown),
 	};
 
