@@ -246,6 +246,23 @@ def test_nobody_has_that_pid(host, place):
         refused(run(host, place, "dump", "-t", "77777", "-D", place.make()), "77777")
 
 
+def test_deleted_file_over_the_limit(host, place, start_victim):
+    victim = start_victim(host, "deleted")
+    with Unharmed(host, place, victim):
+        refused(run(host, place, "dump", "-t", victim.pid, "-D", place.make(), "--ghost-limit", "4K"),
+                f"PID {victim.pid}: ", "gone", "--ghost-limit")
+
+
+def test_lock_without_its_option(host, place):
+    path = place.path / "locked"
+    pid = host.spawn_daemon(["/usr/bin/flock", path, "/bin/sleep", "1000"])
+    wait_until(lambda: len(host.tree(pid)) == 2, 20, "the lock is held")
+    with Unharmed(host, place):
+        refused(run(host, place, "dump", "-t", pid, "-D", place.make()), path, "lock", "--file-locks")
+    for one in host.tree(pid):
+        host.kill(one)
+
+
 # Directories that cannot be restored
 
 
@@ -337,6 +354,28 @@ def test_damage_without_seal(host, place, start_victim, kind):
         ended.refused(path.name)
         path.write_bytes(data)
     ended.restored()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids="-".join)
+def test_wrong_bits_without_seal(host, place, start_victim, kind):
+    """What they mean nobody can know: it is refused, or a tree comes of it, but never half of one."""
+    victim = start_victim(host, *kind)
+    ended = Ended(host, place, victim)
+    (ended.directory / "pagestream.seal").write_bytes(b"")
+    for path, data in contents(ended.directory).items():
+        if path.parent != ended.directory or path.name.startswith("pages"):
+            continue
+        for at in range(8, len(data), max(len(data) // 6, 1)):
+            path.write_bytes(data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1:])
+            before = set(host.pids())
+            result = run(host, place, "restore", "-D", ended.directory, "-d")
+            if result.returncode == 0:
+                for pid in set(host.pids()) - before:
+                    host.kill(pid)
+            else:
+                assert result.returncode == NOT_MOVED and result.stderr, f"{path} at {at}: {text(result)}"
+            wait_until(lambda: set(host.pids()) <= before, 20, f"{path} at {at}: nothing is left of it")
+        path.write_bytes(data)
 
 
 def test_file_is_missing(host, place, start_victim):

@@ -273,7 +273,7 @@ def migrate(host, *argv, state_dir=None, seconds=60):
     status.
     """
     extra = ["--state-dir", str(state_dir)] if state_dir is not None else []
-    return host.run([program("migrate"), *argv, *extra], check=False, timeout=seconds)
+    return host.run([program("migrate"), *argv, *extra], check=False, timeout=seconds, errors="replace")
 
 
 def stop_at(point):
