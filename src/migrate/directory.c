@@ -17,7 +17,6 @@
 #include "directory.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +24,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "content.h"
 #include "dump/shared-memory.h"
 #include "image/directory.h"
 #include "image/mapping.h"
@@ -32,11 +32,9 @@
 #include "mm.pb-c.h"
 #include "source.h"
 #include "util/cleanup.h"
-#include "util/fdio.h"
 
 #define PAGE IMAGE_PAGE_SIZE
 #define ROUND_NAME "%s/" IMAGE_ROUND_NAME
-#define COPY_PAGES 256u
 
 /* A process, shared memory object or deleted file, and what of it has been written. */
 struct object {
@@ -90,17 +88,6 @@ static struct object *object_find(struct directory *directory, enum image_pages_
 	return NULL;
 }
 
-/* A file without a name, on the file system where the checkpoint goes. */
-static int open_unnamed(const char *path, int *ret_fd, struct error *error)
-{
-	int fd = open(path, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-
-	if (fd < 0)
-		return error_set_errno(error, -errno, "%s: cannot keep the content of a deleted file", path);
-	*ret_fd = fd;
-	return 0;
-}
-
 static int object_get(struct directory *directory, enum image_pages_kind kind, uint32_t id, struct object **ret,
 		      struct error *error)
 {
@@ -111,7 +98,7 @@ static int object_get(struct directory *directory, enum image_pages_kind kind, u
 	if (*ret)
 		return 0;
 	if (kind == IMAGE_PAGES_GHOST)
-		r = open_unnamed(directory->path, &fresh.content_fd, error);
+		r = content_open(directory->path, &fresh.content_fd, error);
 	else if (directory->parent && directory->written.count == 1)
 		r = image_pages_open(directory->parent, kind, id, &fresh.before, error);
 	if (r == -ENOENT && kind != IMAGE_PAGES_GHOST) { /* it is new */
@@ -239,22 +226,6 @@ static int add_zeros(struct directory *directory, struct object *object, uint64_
 	return r;
 }
 
-static int keep_content(struct directory *directory, struct object *object, const struct wire_pages_header *header,
-			const void *data, struct error *error)
-{
-	size_t size = (size_t)header->pages * PAGE;
-	int r = 0;
-
-	if (header->kind == WIRE_PAGES_DATA)
-		r = fdio_pwrite(object->content_fd, data, size, header->address);
-	else if (header->kind == WIRE_PAGES_ZERO &&
-		 fallocate(object->content_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)header->address,
-			   (off_t)size) < 0)
-		r = -errno;
-	directory->bytes += header->kind == WIRE_PAGES_DATA ? size : 0;
-	return r < 0 ? error_set_errno(error, r, "%s: cannot keep the content of a deleted file", directory->path) : 0;
-}
-
 static int pages(struct source *source, uint32_t stream, const struct wire_pages_header *header, const void *data,
 		 int64_t deadline, struct error *error)
 {
@@ -267,8 +238,10 @@ static int pages(struct source *source, uint32_t stream, const struct wire_pages
 	if (!directory->rounds && is_ghost(source, header))
 		return 0; /* of a pre-dump nothing would read it */
 	r = object_of_header(source, header, &object, error);
-	if (r == 0 && object->kind == IMAGE_PAGES_GHOST)
-		return keep_content(directory, object, header, data, error);
+	if (r == 0 && object->kind == IMAGE_PAGES_GHOST) {
+		directory->bytes += header->kind == WIRE_PAGES_DATA ? header->pages * PAGE : 0;
+		return content_keep(object->content_fd, header, data, error);
+	}
 	if (r == 0)
 		r = settle(directory, object, page, error);
 	if (r == 0 && counts)
@@ -347,7 +320,7 @@ static int refresh(struct source *source, struct error *error)
 /* ---- operations */
 
 /* The process that a checkpoint is of: two of one chain have to be of the same. */
-static int check(struct source *source, struct error *error)
+static int check_parent(const struct source *source, struct error *error)
 {
 	const struct directory *directory = source->directory;
 	const struct image_record *record;
@@ -372,6 +345,19 @@ static int check(struct source *source, struct error *error)
 		return error_set(error, -EINVAL, "%s is of another process (PID %u, begun at another time) than PID %d",
 				 directory->parent_path, inventory->root->pid, source->dump->root);
 	return 0;
+}
+
+/* What is made at the freeze is tried now: nothing is begun where a checkpoint is already. */
+static int check(struct source *source, struct error *error)
+{
+	struct image_directory *tried = NULL;
+	int r = check_parent(source, error);
+
+	if (r == 0)
+		r = image_directory_create(source->directory->path, NULL, &tried, error);
+	if (r == 0)
+		image_directory_discard(tried);
+	return r;
 }
 
 static int images(struct source *source, bool frozen, uint32_t depth, int64_t deadline, struct error *error)
@@ -517,31 +503,6 @@ void directory_free(struct directory *directory)
 	free(directory);
 }
 
-static int copy_content(struct image_directory *now, struct object *object, struct error *error)
-{
-	struct image_pages_writer *writer = NULL;
-	_cleanup_free_ uint8_t *data = malloc(COPY_PAGES * PAGE);
-	off_t at = 0, end;
-	int r = data ? image_pages_begin(now, object->kind, object->id, &writer, error) :
-		       error_set(error, -ENOMEM, "out of memory");
-	int ended;
-
-	while (r == 0 && (at = lseek(object->content_fd, at, SEEK_DATA)) >= 0) {
-		end = lseek(object->content_fd, at, SEEK_HOLE);
-		while (r == 0 && at < end) {
-			uint64_t n = (uint64_t)(end - at) / PAGE < COPY_PAGES ? (uint64_t)(end - at) / PAGE : COPY_PAGES;
-
-			if (fdio_pread(object->content_fd, data, n * PAGE, (uint64_t)at) != (ssize_t)(n * PAGE))
-				r = error_set_errno(error, -EIO, "cannot read back the content of a deleted file");
-			else
-				r = image_pages_add(writer, (uint64_t)at, n, data, error);
-			at += (off_t)(n * PAGE);
-		}
-	}
-	ended = image_pages_end(writer, r < 0 ? NULL : error);
-	return r < 0 ? r : ended;
-}
-
 int directory_complete(struct source *source, struct error *error)
 {
 	struct directory *directory = source->directory;
@@ -550,7 +511,7 @@ int directory_complete(struct source *source, struct error *error)
 
 	array_for_each(object, &directory->objects)
 		if (r == 0 && object->kind == IMAGE_PAGES_GHOST)
-			r = copy_content(now, object, error);
+			r = content_copy(object->content_fd, now, object->id, error);
 	if (r == 0)
 		r = image_directory_write_set(now, source->images, error);
 	if (r == 0)
