@@ -67,7 +67,7 @@ def test_named_file_in_memory(two_hosts, keys, start_victim):
             victim.check(b)
             a.run(["sh", "-c", f"mount --bind /dev/shm /mnt && mount -t tmpfs tmpfs /dev/shm && cp -p /mnt/{name.name} /dev/shm"])
             result = send(b, on_a, victim.pid)
-            assert result.status == 1 and f"file {name}: is in memory on the source" in result.text(), result.text()
+            assert result.status == 1 and f"file {name}: was in memory and is another file here" in result.text(), result.text()
             victim.check(b)
         finally:
             name.unlink()
