@@ -267,7 +267,7 @@ static const struct {
 	{ "written pages by PAGEMAP_SCAN", "6.7", "soft-dirty is used, which has to stop the process each round", false,
 	  try_pagemap_scan },
 	{ "written pages by soft-dirty", "3.11", "PAGEMAP_SCAN is needed", false, try_soft_dirty },
-	{ "userfaultfd with events", "4.11", "no post-copy to this host, no restore with --lazy-pages", false,
+	{ "userfaultfd with events", "4.11", "no post-copy to this host, no restore with --lazy-pages (Linux 6.6)", false,
 	  try_userfaultfd },
 	{ "guard pages (MADV_GUARD_INSTALL)", "6.13", "programs that use them can be restored elsewhere only", false,
 	  try_guard },
