@@ -19,7 +19,6 @@
 #include <unistd.h>
 
 #include "core.pb-c.h"
-#include "image/mapping.h"
 #include "image/thread-pages.h"
 #include "lazy/lazy.h"
 #include "mm.pb-c.h"
@@ -32,7 +31,6 @@
 
 #define PAGE IMAGE_PAGE_SIZE
 #define FEATURE_POISON (UINT64_C(1) << 14) /* UFFD_FEATURE_POISON */
-#define LOCKED 0x2000u /* MAP_LOCKED */
 #define PUSH_PAGES 256u
 #define STREAM_BYTES (1u << 20)
 #define WORK_NS (60 * CLOCK_S)
@@ -222,8 +220,7 @@ bool checkpoint_lazy_may_wait(struct checkpoint_lazy *lazy, pid_t pid, uint64_t 
 		const Mapping *mapping = process->mm->vmas[process->last];
 
 		if (address < mapping->end)
-			return address >= mapping->start && mapping->status & MAPPING_ANON_PRIVATE &&
-			       !(mapping->flags & LOCKED);
+			return address >= mapping->start && image_mapping_may_be_late(mapping);
 	}
 	process->last = 0;
 	return false;

@@ -27,18 +27,9 @@
 
 static int report(const struct checkpoint *checkpoint, const struct image_blockers *blockers, struct error *error)
 {
-	size_t number = 0;
-
 	if (image_blockers_empty(blockers))
 		return 0;
-	array_for_each(blocker, &blockers->list) {
-		char pid[32] = "";
-
-		if (blocker->pid)
-			snprintf(pid, sizeof(pid), "PID %d: ", blocker->pid);
-		log_error(checkpoint->log, "%zu. %s%s %s: %s; %s", ++number, pid, blocker->kind, blocker->object,
-			  blocker->cause, blocker->remedy);
-	}
+	image_blockers_log(blockers, checkpoint->log);
 	return error_set(error, -EBUSY, "%s cannot be restored here: %zu object%s in the way", checkpoint->options->path,
 			 blockers->list.count, blockers->list.count == 1 ? " is" : "s are");
 }

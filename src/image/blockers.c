@@ -65,3 +65,17 @@ void image_blockers_add(struct image_blockers *blockers, pid_t pid, const char *
 		blocker_deinit(&blocker);
 	}
 }
+
+void image_blockers_log(const struct image_blockers *blockers, const struct log *log)
+{
+	size_t number = 0;
+
+	array_for_each(blocker, &blockers->list) {
+		char pid[32] = "";
+
+		if (blocker->pid)
+			snprintf(pid, sizeof(pid), "PID %d: ", blocker->pid);
+		log_error(log, "%zu. %s%s %s: %s; %s", ++number, pid, blocker->kind, blocker->object, blocker->cause,
+			  blocker->remedy);
+	}
+}

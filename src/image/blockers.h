@@ -10,6 +10,7 @@
 #include <sys/types.h>
 
 #include "util/array.h"
+#include "util/log.h"
 
 struct image_blocker {
 	pid_t pid;    /* process concerned; 0: the tree or the host */
@@ -33,6 +34,9 @@ void image_blockers_deinit(struct image_blockers *blockers);
  */
 void image_blockers_add(struct image_blockers *blockers, pid_t pid, const char *kind, const char *cause,
 			const char *remedy, const char *object, ...) __attribute__((format(printf, 6, 7)));
+
+/* Logs them as errors, a line each, numbered. */
+void image_blockers_log(const struct image_blockers *blockers, const struct log *log);
 
 static inline bool image_blockers_empty(const struct image_blockers *blockers)
 {

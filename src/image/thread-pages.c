@@ -2,6 +2,9 @@
 #include "thread-pages.h"
 
 #include <errno.h>
+#include <sys/mman.h>
+
+#include "mapping.h"
 
 #define PAGE UINT64_C(4096)
 #define STACK_PAGES 4    /* around the stack pointer */
@@ -14,6 +17,12 @@ struct list_head {
 	int64_t offset; /* from an entry to its futex */
 	uint64_t pending;
 };
+
+bool image_mapping_may_be_late(const Mapping *mapping)
+{
+	return mapping->status & MAPPING_ANON_PRIVATE && !(mapping->flags & MAP_LOCKED) &&
+	       !(mapping->madv >> MADV_WIPEONFORK & 1);
+}
 
 static int add(struct pageset *pages, uint64_t address, uint64_t size)
 {

@@ -7,11 +7,19 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "core.pb-c.h"
+#include "mm.pb-c.h"
 #include "util/pageset.h"
+
+/*
+ * Whether pages of the mapping may come later at all. Not with MADV_WIPEONFORK: what a fork's child misses there is zero, of
+ * which no event tells. To lock memory takes all of its pages.
+ */
+bool image_mapping_may_be_late(const Mapping *mapping);
 
 /* Reads the memory that the thread has; 0 or a negative errno. */
 typedef int image_memory_read(void *context, uint64_t address, void *data, size_t size);

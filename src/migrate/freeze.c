@@ -12,10 +12,8 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <time.h>
 
-#include "image/mapping.h"
 #include "image/thread-pages.h"
 #include "mm.pb-c.h"
 #include "source.h"
@@ -48,10 +46,7 @@ static int note_urgent(struct source *source, struct pageset *urgent, struct tra
 	return 0;
 }
 
-/*
- * Whether pages of the mapping may come after the switch; it ends at `ret_end`. Not with MADV_WIPEONFORK: what a fork's child
- * misses there is zero, of which no event tells. To lock memory takes all of its pages.
- */
+/* Whether pages of the mapping may come after the switch; it ends at `ret_end`. */
 static bool may_be_late(const AddressSpace *mm, uint64_t address, uint64_t *ret_end)
 {
 	*ret_end = UINT64_MAX;
@@ -61,8 +56,7 @@ static bool may_be_late(const AddressSpace *mm, uint64_t address, uint64_t *ret_
 		if (address < mapping->start || address >= mapping->end)
 			continue;
 		*ret_end = mapping->end;
-		return mapping->status & MAPPING_ANON_PRIVATE && !(mapping->flags & 0x2000 /* MAP_LOCKED */) &&
-		       !(mapping->madv >> MADV_WIPEONFORK & 1);
+		return image_mapping_may_be_late(mapping);
 	}
 	return false;
 }
@@ -240,9 +234,7 @@ static int collect_patiently(struct source *source, int64_t *ret_deadline, struc
 	if (r < 0)
 		*error = why;
 	if (r == -EBUSY)
-		array_for_each(blocker, &source->dump->blockers.list)
-			log_error(source->log, "PID %d: %s %s: %s; %s", blocker->pid, blocker->kind, blocker->object,
-				  blocker->cause, blocker->remedy);
+		image_blockers_log(&source->dump->blockers, source->log);
 	return r < 0 ? r : hook_run(source, "post-freeze", error);
 }
 

@@ -50,18 +50,10 @@ static void check_sessions(struct source *source)
 static int report(const struct source *source, struct error *error)
 {
 	const struct image_blockers *blockers = &source->dump->blockers;
-	size_t number = 0;
 
 	if (image_blockers_empty(blockers))
 		return 0;
-	array_for_each(blocker, &blockers->list) {
-		char pid[32] = "";
-
-		if (blocker->pid)
-			snprintf(pid, sizeof(pid), "PID %d: ", blocker->pid);
-		log_error(source->log, "%zu. %s%s %s: %s; %s", ++number, pid, blocker->kind, blocker->object,
-			  blocker->cause, blocker->remedy);
-	}
+	image_blockers_log(blockers, source->log);
 	return error_set(error, -EBUSY, "PID %d cannot be moved: %zu object%s in the way%s", source->options->pid,
 			 blockers->list.count, blockers->list.count == 1 ? " is" : "s are",
 			 blockers->incomplete ? " (and more: out of memory)" : "");
