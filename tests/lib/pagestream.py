@@ -6,6 +6,8 @@
         result = send(a, server, pid, mode="hybrid")
         assert result.status == 0, result.text()
 """
+import atexit
+import functools
 import json
 import os
 import pathlib
@@ -31,8 +33,16 @@ def program(name):
 
 def _new_state_dir():
     """A directory on tmpfs, as /run is: each write of a journal waits for a disk elsewhere, in the middle of the downtime."""
+    return tempfile.mkdtemp(prefix="state-", dir=_state_root())
+
+
+@functools.cache
+def _state_root():
+    """What all of them lie in. A test that kills a program leaves its journals; they go when the tests end."""
     memory = pathlib.Path("/dev/shm")
-    return tempfile.mkdtemp(prefix="pagestream-state-", dir=memory if memory.is_dir() else None)
+    root = tempfile.mkdtemp(prefix="pagestream-", dir=memory if memory.is_dir() else None)
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    return root
 
 
 class Keys:
