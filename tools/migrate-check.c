@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* migrate check: a line a feature, then what of the tree is in the way. */
+/* migrate check: a line a feature, then what of the tree is in the way; or the table of kinds. */
 #include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "command.h"
+#include "image/kinds.h"
 #include "migrate/check.h"
 #include "util/parse.h"
 
@@ -15,23 +16,35 @@ struct check {
 	size_t count;
 	struct image_blockers blockers;
 	pid_t pid;     /* 0: no tree was asked for */
+	bool kinds;    /* print what can be moved at all, and nothing else */
 	bool json;
 	bool is_ready; /* nothing that is needed is missing */
+};
+
+enum {
+	OPTION_JSON = COMMAND_LONG,
+	OPTION_KINDS,
 };
 
 static int parse(int argc, char **argv, struct check *check, struct error *error)
 {
 	static const struct option table[] = {
-		{ "json", no_argument, NULL, COMMAND_LONG },
+		{ "json", no_argument, NULL, OPTION_JSON },
+		{ "kinds", no_argument, NULL, OPTION_KINDS },
 		{ NULL, 0, NULL, 0 },
 	};
 	int option;
 
 	while ((option = getopt_long(argc, argv, ":", table, NULL)) != -1) {
-		if (option != COMMAND_LONG)
+		if (option == OPTION_JSON)
+			check->json = true;
+		else if (option == OPTION_KINDS)
+			check->kinds = true;
+		else
 			return command_bad_option(option, argv, error);
-		check->json = true;
 	}
+	if (check->kinds && optind < argc)
+		return error_set(error, -EINVAL, "--kinds goes without a PID, and '%s' is there", argv[optind]);
 	if (optind < argc - 1)
 		return error_set(error, -EINVAL, "check takes one PID, and '%s' is another one", argv[optind + 1]);
 	return optind < argc ? parse_pid(argv[optind], &check->pid, error) : 0;
@@ -84,6 +97,39 @@ static void print_json(const struct check *check)
 	json_decref(object);
 }
 
+static void print_kinds_text(void)
+{
+	const char *group = "";
+
+	for (unsigned i = 0; i < IMAGE_KIND_COUNT; i++) {
+		struct image_kind_facts facts = image_kind_get(i);
+
+		if (strcmp(group, facts.group) != 0)
+			printf("%s%s\n", i ? "\n" : "", facts.group);
+		group = facts.group;
+		if (image_kind_is_restored(&facts))
+			printf("  yes  %s\n", facts.name);
+		else
+			printf("  no   %s: %s; %s\n", facts.name, facts.cause, facts.remedy);
+	}
+}
+
+static void print_kinds_json(void)
+{
+	json_t *kinds = json_array();
+
+	for (unsigned i = 0; i < IMAGE_KIND_COUNT; i++) {
+		struct image_kind_facts facts = image_kind_get(i);
+
+		json_array_append_new(kinds, json_pack("{s:s, s:s, s:b, s:s?, s:s?}", "group", facts.group, "name",
+						       facts.name, "restored", image_kind_is_restored(&facts), "cause",
+						       facts.cause, "remedy", facts.remedy));
+	}
+	json_dumpf(kinds, stdout, JSON_INDENT(2));
+	printf("\n");
+	json_decref(kinds);
+}
+
 int command_check(int argc, char **argv, struct log *log)
 {
 	struct check check = { .is_ready = true };
@@ -93,6 +139,13 @@ int command_check(int argc, char **argv, struct log *log)
 	image_blockers_init(&check.blockers);
 	if (parse(argc, argv, &check, &error) < 0)
 		return command_fail_usage(log, &error);
+	if (check.kinds) {
+		if (check.json)
+			print_kinds_json();
+		else
+			print_kinds_text();
+		return 0;
+	}
 	r = check_features(&check.features, &check.count, &error);
 	if (r == 0 && check.pid)
 		r = check_tree(check.pid, log, &check.blockers, &error);

@@ -300,7 +300,7 @@ static const struct {
 	  "send --to HOST:PORT [--tls-dir DIR] [--state-dir DIR] [--mode hybrid|precopy|postcopy]\n"
 	  "               [--downtime-limit MS] [--max-bandwidth RATE] [--streams N] [--hook PROGRAM]\n"
 	  "               [--tcp-close] [--dry-run] [--json] [-v] PID" },
-	{ "check", command_check, "check [--json] [PID]" },
+	{ "check", command_check, "check [--json] [--kinds | PID]" },
 	{ "dump", command_dump,
 	  "dump -t PID -D DIR [-R|-s] [-j] [-l] [--tcp-close] [--ghost-limit SIZE] [--prev-images-dir DIR]\n"
 	  "               [-o FILE] [-W DIR] [-v[N]] [--pidfile FILE] [--status-fd N] [--state-dir DIR] [--json]" },

@@ -27,6 +27,7 @@
 
 #include "image/blockers.h"
 #include "image/image.h"
+#include "image/kinds.h"
 #include "tracee/tracee.h"
 #include "util/array.h"
 #include "util/error.h"
@@ -111,6 +112,13 @@ int dump_frozen(struct dump_context *ctx, struct tracee_tree *tree, struct image
 /* Notes what cannot be moved; collecting goes on. `object` is a format string, its arguments come last. */
 #define dump_blocker_add(ctx, pid, kind, cause, remedy, ...)                                                         \
 	image_blockers_add(&(ctx)->blockers, (pid), (kind), (cause), (remedy), __VA_ARGS__)
+
+/*
+ * The same for a kind that image/kinds.def refuses: cause and remedy are in there. `what` is the kind of object that carries
+ * it ("descriptor", "mapping", "process").
+ */
+#define dump_refuse(ctx, pid, what, kind, ...)                                                                       \
+	dump_blocker_add(ctx, pid, what, image_kind_get(kind).cause, image_kind_get(kind).remedy, __VA_ARGS__)
 
 /*
  * What dump/files.h offers to the rest of this folder (implemented there):

@@ -171,6 +171,8 @@ int dump_file_add(struct dump_context *ctx, const OpenFile *message, struct erro
 /* "fd N -> LINK cannot be moved because..." */
 void dump_file_block(struct dump_context *ctx, const struct dump_file *file, const char *cause,
 		     const char *remedy);
+/* The same for a kind that image/kinds.def refuses. */
+void dump_file_refuse(struct dump_context *ctx, const struct dump_file *file, enum image_kind kind);
 
 /* Processes may share a descriptor table (CLONE_FILES); it is read once: has an earlier process the same one? */
 bool dump_table_seen(const struct dump_context *ctx, const struct dump_process *process);

@@ -39,31 +39,24 @@ static const struct dump_file_kind *const kinds[] = {
 
 #define COUNT(table) (sizeof(table) / sizeof((table)[0]))
 
-/* What is known of things that cannot be moved, by the start of the link. */
+/* Kinds that are refused, by the start of the link. */
 static const struct {
 	const char *link;
-	const char *cause;
-	const char *remedy;
-} unmovable[] = {
-	{ "anon_inode:[io_uring]", "io_uring instances cannot be moved",
-	  "let the program work without io_uring" },
-	{ "anon_inode:[userfaultfd]", "the program handles page faults of its own",
-	  "end what uses userfaultfd first" },
-	{ "anon_inode:[pidfd]", "it refers to a process by a pidfd",
-	  "let the program close it first" },
-	{ "pidfd:", "it refers to a process by a pidfd", "let the program close it first" },
-	{ "anon_inode:[fanotify]", "fanotify groups cannot be moved",
-	  "let the program close it first" },
-	{ "anon_inode:[perf_event]", "it counts events of this host", "end the measurement first" },
-	{ "anon_inode:bpf", "BPF objects belong to this host", "let the program close it first" },
-	{ "anon_inode:kvm", "virtual machines cannot be moved this way",
-	  "use the migration of the virtual machine monitor" },
-	{ "anon_inode:[landlock-ruleset]", "rules of Landlock cannot be moved",
-	  "let the program close it first" },
-	{ "anon_inode:[fscontext]", "it is about to mount a file system", "let the program close it first" },
-	{ "anon_inode:[mount", "a mount that is attached nowhere cannot be moved",
-	  "let the program close it first" },
-	{ "socket:", "sockets of this family cannot be moved", "let the program close it first" },
+	enum image_kind kind;
+} refused[] = {
+	{ "anon_inode:[io_uring]", IMAGE_KIND_IO_URING },
+	{ "anon_inode:[userfaultfd]", IMAGE_KIND_USERFAULTFD },
+	{ "anon_inode:[pidfd]", IMAGE_KIND_PIDFD },
+	{ "pidfd:", IMAGE_KIND_PIDFD },
+	{ "anon_inode:[fanotify]", IMAGE_KIND_FANOTIFY },
+	{ "anon_inode:[perf_event]", IMAGE_KIND_PERF_EVENT },
+	{ "anon_inode:bpf", IMAGE_KIND_BPF },
+	{ "anon_inode:kvm", IMAGE_KIND_KVM },
+	{ "anon_inode:[landlock-ruleset]", IMAGE_KIND_LANDLOCK },
+	{ "anon_inode:[fscontext]", IMAGE_KIND_FSCONTEXT },
+	{ "anon_inode:[mount", IMAGE_KIND_MOUNT },
+	{ "socket:", IMAGE_KIND_SOCKET_OTHER },
+	{ "", IMAGE_KIND_DESCRIPTOR_OTHER },
 };
 
 /* ---- the context's part */
@@ -192,6 +185,13 @@ void dump_file_block(struct dump_context *ctx, const struct dump_file *file, con
 			 file->number, file->link);
 }
 
+void dump_file_refuse(struct dump_context *ctx, const struct dump_file *file, enum image_kind kind)
+{
+	struct image_kind_facts facts = image_kind_get(kind);
+
+	dump_file_block(ctx, file, facts.cause, facts.remedy);
+}
+
 /* ---- which open file */
 
 /* Order of two open files: <0, 0, >0. What cannot be compared (it is gone) is different. */
@@ -280,15 +280,13 @@ static int add_descriptor(struct dump_context *ctx, const struct dump_file *file
 	return r < 0 ? error_set_errno(error, r, "noting a descriptor") : 0;
 }
 
-static void block_unknown(struct dump_context *ctx, const struct dump_file *file)
+static void refuse_unknown(struct dump_context *ctx, const struct dump_file *file)
 {
-	for (size_t i = 0; i < COUNT(unmovable); i++)
-		if (strncmp(file->link, unmovable[i].link, strlen(unmovable[i].link)) == 0) {
-			dump_file_block(ctx, file, unmovable[i].cause, unmovable[i].remedy);
-			return;
-		}
-	dump_file_block(ctx, file, "descriptors of this kind cannot be moved",
-			"let the program close it first");
+	size_t i = 0;
+
+	while (strncmp(file->link, refused[i].link, strlen(refused[i].link)) != 0)
+		i++;
+	dump_file_refuse(ctx, file, refused[i].kind);
 }
 
 static void check_owner(struct dump_context *ctx, const struct dump_file *file)
@@ -312,7 +310,7 @@ static int describe(struct dump_context *ctx, const struct dump_file *file, stru
 		check_owner(ctx, file);
 		return kinds[i]->dump(ctx, file, error);
 	}
-	block_unknown(ctx, file);
+	refuse_unknown(ctx, file);
 	return 0;
 }
 

@@ -40,21 +40,20 @@ struct mm_builder {
 	size_t count;
 };
 
-/* Names of mappings that cannot be moved, by what they begin with. */
+/* Kinds that are refused, by what the name of the mapping begins with. */
 static const struct {
 	const char *prefix;
-	const char *cause;
-	const char *remedy;
-} mm_unmovable[] = {
-	{ "/[aio]", "asynchronous I/O (io_setup) is in use", "let the program use another I/O engine" },
-	{ "anon_inode:[io_uring]", "io_uring is in use", "start the program without io_uring" },
-	{ "anon_inode:", "memory of a kernel object cannot be copied", "close the object before the move" },
-	{ "/SYSV", "System V shared memory is in use", "let the program use POSIX or anonymous shared memory" },
-	{ "/anon_hugepage", "huge pages of hugetlbfs are in use", "start the program without explicit huge pages" },
-	{ "/secretmem", "memory of memfd_secret(2) cannot be read", "start the program without it" },
-	{ "socket:", "a packet socket's ring is mapped", "stop the capture before the move" },
-	{ "[uprobes]", "a user-space probe is set", "remove the probe before the move" },
-	{ "/dev/", "memory of a device cannot be moved", "close the device before the move" },
+	enum image_kind kind;
+} mm_refused[] = {
+	{ "/[aio]", IMAGE_KIND_AIO },
+	{ "anon_inode:[io_uring]", IMAGE_KIND_IO_URING },
+	{ "anon_inode:", IMAGE_KIND_MEMORY_KERNEL },
+	{ "/SYSV", IMAGE_KIND_SYSV_SHM },
+	{ "/anon_hugepage", IMAGE_KIND_MEMORY_HUGETLB },
+	{ "/secretmem", IMAGE_KIND_MEMORY_SECRET },
+	{ "socket:", IMAGE_KIND_PACKET_RING },
+	{ "[uprobes]", IMAGE_KIND_UPROBE },
+	{ "/dev/", IMAGE_KIND_MEMORY_DEVICE },
 };
 
 static bool name_begins(const struct procfs_map *map, const char *prefix)
@@ -62,11 +61,10 @@ static bool name_begins(const struct procfs_map *map, const char *prefix)
 	return map->name && strncmp(map->name, prefix, strlen(prefix)) == 0;
 }
 
-static void mapping_blocker(struct mm_builder *builder, const struct procfs_map *map, const char *cause,
-			    const char *remedy)
+static void mapping_refuse(struct mm_builder *builder, const struct procfs_map *map, enum image_kind kind)
 {
-	dump_blocker_add(builder->ctx, builder->process->pid, "mapping", cause, remedy, "%llx-%llx %s",
-			 (unsigned long long)map->start, (unsigned long long)map->end, map->name ? map->name : "");
+	dump_refuse(builder->ctx, builder->process->pid, "mapping", kind, "%llx-%llx %s", (unsigned long long)map->start,
+		    (unsigned long long)map->end, map->name ? map->name : "");
 }
 
 /* True when the mapping is a blocker. */
@@ -75,23 +73,20 @@ static bool mapping_unmovable(struct mm_builder *builder, const struct procfs_ma
 	if (name_begins(map, "/dev/zero") || dump_shared_is(map->name))
 		vm_flags &= ~(uint32_t)DUMP_VM_IO;
 	else
-		for (size_t i = 0; i < sizeof(mm_unmovable) / sizeof(mm_unmovable[0]); i++)
-			if (name_begins(map, mm_unmovable[i].prefix) &&
+		for (size_t i = 0; i < sizeof(mm_refused) / sizeof(mm_refused[0]); i++)
+			if (name_begins(map, mm_refused[i].prefix) &&
 			    !(strncmp(map->name, "/dev/shm/", 9) == 0)) {
-				mapping_blocker(builder, map, mm_unmovable[i].cause, mm_unmovable[i].remedy);
+				mapping_refuse(builder, map, mm_refused[i].kind);
 				return true;
 			}
 	if (vm_flags & DUMP_VM_IO)
-		mapping_blocker(builder, map, "memory of a device cannot be moved", "close the device before the move");
+		mapping_refuse(builder, map, IMAGE_KIND_MEMORY_DEVICE);
 	else if (vm_flags & DUMP_VM_HUGETLB)
-		mapping_blocker(builder, map, "huge pages of hugetlbfs are in use",
-				"start the program without explicit huge pages");
+		mapping_refuse(builder, map, IMAGE_KIND_MEMORY_HUGETLB);
 	else if (vm_flags & DUMP_VM_UFFD)
-		mapping_blocker(builder, map, "the program handles page faults itself (userfaultfd)",
-				"let the program end its use of userfaultfd before the move");
+		mapping_refuse(builder, map, IMAGE_KIND_MEMORY_USERFAULT);
 	else if (vm_flags & DUMP_VM_SHADOW_STACK)
-		mapping_blocker(builder, map, "a shadow stack is in use",
-				"start the program with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off");
+		mapping_refuse(builder, map, IMAGE_KIND_MEMORY_SHADOW_STACK);
 	else
 		return false;
 	return true;

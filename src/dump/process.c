@@ -32,8 +32,7 @@ static void check_namespaces(struct dump_context *ctx, const struct dump_process
 		if (stat(own, &here) < 0 || stat(theirs, &there) < 0)
 			continue;
 		if (here.st_dev != there.st_dev || here.st_ino != there.st_ino)
-			dump_blocker_add(ctx, process->pid, "namespace", "it is not in the namespace of this program",
-					 "run migrate inside the namespaces of the process (nsenter)", "%s", names[i]);
+			dump_refuse(ctx, process->pid, "namespace", IMAGE_KIND_NAMESPACE, "%s", names[i]);
 	}
 }
 
@@ -94,9 +93,7 @@ static void check_frozen(struct dump_context *ctx, const struct dump_process *pr
 	_cleanup_free_ char *cgroup = NULL;
 
 	if (freezer_process_is_frozen(process->pid, &cgroup) > 0)
-		dump_blocker_add(ctx, process->pid, "process", "it is frozen by its cgroup",
-				 "thaw it; if an earlier move left it so: migrate status, migrate resolve SESSION",
-				 "cgroup %s", cgroup);
+		dump_refuse(ctx, process->pid, "process", IMAGE_KIND_FROZEN, "cgroup %s", cgroup);
 }
 
 void dump_seccomp_check(struct dump_context *ctx, const struct dump_process *process, pid_t tid,
@@ -133,8 +130,7 @@ static void check_status(struct dump_context *ctx, const struct dump_process *pr
 	if (status->tracer && !process->tracee) {
 		if (procfs_read_stat(status->tracer, &tracer, NULL) < 0)
 			snprintf(tracer.comm, sizeof(tracer.comm), "?");
-		dump_blocker_add(ctx, process->pid, "process", "it is being debugged or traced",
-				 "end the debugger before the move", "tracer PID %d (%s)", status->tracer, tracer.comm);
+		dump_refuse(ctx, process->pid, "process", IMAGE_KIND_TRACED, "tracer PID %d (%s)", status->tracer, tracer.comm);
 	}
 	dump_seccomp_check(ctx, process, process->pid, status);
 	dump_terminal_check(ctx, process);

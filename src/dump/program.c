@@ -41,9 +41,7 @@ void dump_program_check(struct dump_context *ctx, const struct dump_process *pro
 	const char *own = dump_program_own(ctx->options, process->pid);
 
 	if (own)
-		dump_blocker_add(ctx, process->pid, "process", "a program that moves processes cannot be moved",
-				 "move what it runs, or end it first", "%s", own);
+		dump_refuse(ctx, process->pid, "process", IMAGE_KIND_PROGRAM_OWN, "%s", own);
 	if (!is_64_bit(process))
-		dump_blocker_add(ctx, process->pid, "process", "it is no 64-bit program",
-				 "start a 64-bit build of the program", "%s", process->stat.comm);
+		dump_refuse(ctx, process->pid, "process", IMAGE_KIND_PROGRAM_32BIT, "%s", process->stat.comm);
 }

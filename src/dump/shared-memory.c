@@ -191,8 +191,7 @@ int dump_shared_map(struct dump_context *ctx, struct dump_process *process, cons
 	if (fd < 0)
 		return error_set_errno(error, -errno, "cannot open /proc/%d/%s", process->pid, path);
 	if (shared_is_huge(fd)) {
-		dump_blocker_add(ctx, process->pid, "mapping", "huge pages of hugetlbfs are in use",
-				 "start the program without explicit huge pages", "%llx-%llx %s",
+		dump_refuse(ctx, process->pid, "mapping", IMAGE_KIND_MEMORY_HUGETLB, "%llx-%llx %s",
 				 (unsigned long long)map->start, (unsigned long long)map->end, map->name);
 		*ret_id = 0;
 		return 0;
@@ -203,8 +202,7 @@ int dump_shared_map(struct dump_context *ctx, struct dump_process *process, cons
 int dump_shared_memfd(struct dump_context *ctx, int fd, const char *name, uint32_t *ret_id, struct error *error)
 {
 	if (shared_is_huge(fd)) {
-		dump_blocker_add(ctx, 0, "descriptor", "huge pages of hugetlbfs are in use",
-				 "start the program without explicit huge pages", "%s", name);
+		dump_refuse(ctx, 0, "descriptor", IMAGE_KIND_MEMORY_HUGETLB, "%s", name);
 		*ret_id = 0;
 		return 0;
 	}
