@@ -12,19 +12,21 @@ import sys
 LAYERS = {
     "util": set(),
     "image": {"util", "proto"},
+    "net": {"util"},
     "transport": {"util", "proto"},
     "tracee": {"util"},
     "track": {"tracee", "util"},
-    "dump": {"tracee", "image", "util", "proto"},
-    "restore": {"tracee", "image", "util", "proto"},
+    "dump": {"tracee", "image", "net", "util", "proto"},
+    "restore": {"tracee", "image", "net", "util", "proto"},
     "lazy": {"tracee", "transport", "util", "proto"},
-    "pageserver": {"restore", "lazy", "transport", "tracee", "image", "util", "proto"},
-    "checkpoint": {"restore", "lazy", "transport", "tracee", "image", "util", "proto"},
-    "migrate": {"dump", "track", "transport", "tracee", "image", "util", "proto"},
+    "pageserver": {"restore", "lazy", "transport", "tracee", "image", "net", "util", "proto"},
+    "checkpoint": {"restore", "lazy", "transport", "tracee", "image", "net", "util", "proto"},
+    "migrate": {"dump", "track", "transport", "tracee", "image", "net", "util", "proto"},
 }
 
 # Libraries that sit behind a seam, and the folders that are it.
 SEAMS = {
+    "nftables/": {"net"},
     "openssl/": {"transport"},
     "lz4": {"transport"},
     "uv.h": {"pageserver", "migrate"},
