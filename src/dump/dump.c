@@ -144,6 +144,8 @@ int dump_preflight(struct dump_context *ctx, struct image_set *images, struct er
 	for (size_t i = 0; r == 0 && i < ctx->processes.count; i++) {
 		r = dump_process_check(ctx, ctx->processes.items[i], error);
 		if (r == 0)
+			r = dump_seccomp_check(ctx, ctx->processes.items[i], error);
+		if (r == 0)
 			r = dump_process_fs(ctx, ctx->processes.items[i], error);
 		if (r == 0)
 			r = dump_limits(ctx, ctx->processes.items[i], error);
@@ -204,6 +206,8 @@ static int frozen_records(struct dump_context *ctx, struct tracee_tree *tree, st
 	for (size_t i = 0; r == 0 && i < ctx->processes.count; i++)
 		r = frozen_process(ctx, ctx->processes.items[i], error);
 	if (r == 0)
+		r = dump_seccomp_record(ctx, error);
+	if (r == 0)
 		r = dump_files_collect(ctx, error);
 	return r;
 }
@@ -215,6 +219,8 @@ int dump_frozen(struct dump_context *ctx, struct tracee_tree *tree, struct image
 	/* What was found before the freeze may be gone by now; what counts is found again. */
 	image_blockers_deinit(&ctx->blockers);
 	image_blockers_init(&ctx->blockers);
+	dump_seccomp_free(ctx->seccomp);
+	ctx->seccomp = NULL;
 	dump_begin(ctx, images);
 	r = frozen_records(ctx, tree, error);
 	array_for_each(process, &ctx->processes)

@@ -10,7 +10,8 @@
  *   dump_frozen()            everything, from the stopped tree
  *
  * Each of the last three adds records to the image set that it is given; records of an earlier round are not needed with
- * those of a later one. While the tree runs only /proc and pidfd_getfd(2) are used; at the freeze one batch of system
+ * those of a later one. While the tree runs only /proc and pidfd_getfd(2) are used, but for a
+ * short stop in the preflight of processes that have seccomp filters; at the freeze one batch of system
  * calls is run in each thread and one more in each process. Nothing in the tree is changed or consumed.
  *
  * Calls take tens of microseconds to milliseconds and do not wait for the tree, except for batches, which end at
@@ -36,6 +37,7 @@
 
 struct dump_files;  /* files.c: open file descriptions and mapped files seen so far */
 struct dump_shared; /* shared-memory.h: shared memory objects seen so far */
+struct dump_seccomp; /* seccomp.c: filters seen at the freeze */
 struct dump_host;   /* parts.h: what does not change about this machine */
 
 struct dump_options {
@@ -63,6 +65,7 @@ struct dump_process {
 	int proc_fd;                   /* /proc/PID, O_PATH; owned */
 	uint32_t files_id;             /* id of its IMAGE_FDINFO records: its descriptor table */
 	bool reads_direct;             /* has had a file open with O_DIRECT when its descriptors were last collected */
+	bool seccomp;                  /* a thread was restricted by seccomp(2) at the last look at all of them */
 	struct tracee_process *tracee; /* NULL while the tree runs; borrowed from the tracee_tree */
 	ARRAY(struct dump_map_flags) map_flags; /* VmFlags at the last look (mm-flags.c), by address; owned */
 };
@@ -77,6 +80,7 @@ struct dump_context {
 	int64_t deadline;                   /* for batches, see util/clock.h; CLOCK_FOREVER unless the caller sets it */
 	struct dump_files *files;           /* owned by files.c, made on first use */
 	struct dump_shared *shared;         /* owned by shared-memory.c, made on first use */
+	struct dump_seccomp *seccomp;       /* owned by seccomp.c, made on first use */
 	struct dump_host *host;             /* owned */
 };
 

@@ -105,6 +105,7 @@ int dump_limits(struct dump_context *ctx, struct dump_process *process, struct e
 		return error_set_errno(error, r, "cannot read the limits of PID %d", process->pid);
 	extra.hard_limits = limits;
 	extra.n_hard_limits = RLIM_NLIMITS;
+	extra.has_seccomp = extra.seccomp = process->seccomp;
 	r = image_set_add(ctx->images, IMAGE_PROCESS_EXTRA, (uint32_t)process->pid, &extra.base, error);
 	return r < 0 ? r : limits_creds(ctx, process, &arena, error);
 }

@@ -71,11 +71,18 @@ int dump_tree_records(struct dump_context *ctx, struct error *error);
 
 /* process.c: blockers that /proc shows: namespaces, seccomp, tracers, zombies, shared tables, terminals, limits. */
 int dump_process_check(struct dump_context *ctx, struct dump_process *process, struct error *error);
-/* Adds the blocker if the thread has a seccomp filter, which is lost otherwise. */
-void dump_seccomp_check(struct dump_context *ctx, const struct dump_process *process, pid_t tid,
-			const struct dump_status *status);
 /* IMAGE_FS of a process. */
 int dump_process_fs(struct dump_context *ctx, struct dump_process *process, struct error *error);
+
+/*
+ * seccomp.c: blockers of a running process; it is stopped for a moment if it has filters. What a stopped thread has, into
+ * its record; `mode` is prctl(2)'s. IMAGE_SECCOMP, after all threads.
+ */
+int dump_seccomp_check(struct dump_context *ctx, struct dump_process *process, struct error *error);
+int dump_seccomp_thread(struct dump_context *ctx, struct tracee_thread *thread, int64_t mode, CoreThread *core,
+			struct error *error);
+int dump_seccomp_record(struct dump_context *ctx, struct error *error);
+void dump_seccomp_free(struct dump_seccomp *seccomp);
 
 /* tty.c: a blocker for a controlling terminal that cannot be shared or replaced on the target. */
 void dump_terminal_check(struct dump_context *ctx, const struct dump_process *process);

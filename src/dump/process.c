@@ -96,31 +96,6 @@ static void check_frozen(struct dump_context *ctx, const struct dump_process *pr
 		dump_refuse(ctx, process->pid, "process", IMAGE_KIND_FROZEN, "cgroup %s", cgroup);
 }
 
-void dump_seccomp_check(struct dump_context *ctx, const struct dump_process *process, pid_t tid,
-			const struct dump_status *status)
-{
-	const char *cause = "a seccomp filter cannot be moved", *remedy = "start the program without its filter";
-
-	if (status->seccomp && tid == process->pid)
-		dump_blocker_add(ctx, process->pid, "process", cause, remedy, "seccomp mode %u", status->seccomp);
-	else if (status->seccomp)
-		dump_blocker_add(ctx, process->pid, "thread", cause, remedy, "seccomp mode %u of thread %d",
-				 status->seccomp, tid);
-}
-
-/* A filter is a thread's own (seccomp(2)). */
-static void check_threads(struct dump_context *ctx, const struct dump_process *process)
-{
-	array_for_each(tid, &process->threads) {
-		struct dump_status status;
-
-		if (*tid == process->pid || dump_status_read(process->pid, *tid, &status, NULL) < 0)
-			continue;
-		dump_seccomp_check(ctx, process, *tid, &status);
-		dump_status_deinit(&status);
-	}
-}
-
 static void check_status(struct dump_context *ctx, const struct dump_process *process,
 			 const struct dump_status *status)
 {
@@ -132,7 +107,6 @@ static void check_status(struct dump_context *ctx, const struct dump_process *pr
 			snprintf(tracer.comm, sizeof(tracer.comm), "?");
 		dump_refuse(ctx, process->pid, "process", IMAGE_KIND_TRACED, "tracer PID %d (%s)", status->tracer, tracer.comm);
 	}
-	dump_seccomp_check(ctx, process, process->pid, status);
 	dump_terminal_check(ctx, process);
 	if (status->pinned_kib)
 		dump_blocker_add(ctx, process->pid, "memory", "a device or io_uring has pinned pages of it",
@@ -155,9 +129,7 @@ int dump_process_check(struct dump_context *ctx, struct dump_process *process, s
 	dump_status_deinit(&status);
 	check_namespaces(ctx, process);
 	check_sharing(ctx, process);
-	/* At the freeze the process itself is asked, see thread.c: reading a file for each thread takes too long. */
 	if (!process->tracee) {
-		check_threads(ctx, process);
 		check_children(ctx, process);
 		dump_program_check(ctx, process);
 		check_frozen(ctx, process);

@@ -83,6 +83,7 @@ struct thread_query {
 	int timer_slack; /* indices of calls */
 	int securebits;
 	int no_new_privs;
+	int seccomp;
 };
 
 /* Questions to the process, in the batch of its first thread. */
@@ -132,6 +133,7 @@ static void thread_ask(struct thread_query *query)
 	tracee_batch_call(batch, SYS_prctl, PR_GET_PDEATHSIG, query->death_signal);
 	tracee_batch_call(batch, SYS_prctl, PR_GET_NAME, query->name);
 	query->timer_slack = tracee_batch_call(batch, SYS_prctl, PR_GET_TIMERSLACK);
+	query->seccomp = tracee_batch_call(batch, SYS_prctl, PR_GET_SECCOMP);
 	creds_ask(query);
 }
 
@@ -228,8 +230,8 @@ static int thread_scheduling(const struct dump_host *host, struct tracee_thread 
  * /proc/PID/task/TID/status has all credentials, and takes some 20 us to read. It is read for the first thread, and for
  * those that differ from it in what they say themselves.
  */
-static int thread_creds(struct dump_context *ctx, const struct dump_process *process,
-			const struct tracee_thread *thread, const struct thread_query *query,
+static int thread_creds(const struct dump_process *process, const struct tracee_thread *thread,
+			 const struct thread_query *query,
 			struct dump_status *leader, struct dump_arena *arena, Creds *creds, ThreadExtra *extra,
 			struct error *error)
 {
@@ -250,7 +252,6 @@ static int thread_creds(struct dump_context *ctx, const struct dump_process *pro
 		r = dump_status_read(process->pid, thread->tid, &status, error);
 		if (r == 0)
 			r = dump_creds(&status, securebits, arena, creds, extra);
-		dump_seccomp_check(ctx, process, thread->tid, &status); /* one that has come since the preflight */
 		dump_status_deinit(&status);
 	}
 	return r < 0 ? error_set_errno(error, r, "cannot read the credentials of thread %d", thread->tid) : 0;
@@ -295,7 +296,9 @@ static int thread_answer(struct dump_context *ctx, struct dump_process *process,
 	}
 	extra->timer_slack = (uint64_t)tracee_batch_result(query->batch, query->timer_slack);
 
-	r = thread_creds(ctx, process, thread, query, &query->leader->status, arena, core->creds, extra, error);
+	r = thread_creds(process, thread, query, &query->leader->status, arena, core->creds, extra, error);
+	if (r == 0)
+		r = dump_seccomp_thread(ctx, thread, tracee_batch_result(query->batch, query->seccomp), core, error);
 	if (r == 0)
 		r = thread_scheduling(ctx->host, thread, arena, core, extra, error);
 	if (r == 0)
@@ -383,6 +386,7 @@ static int process_extra(struct dump_context *ctx, const struct dump_process *pr
 	extra.coredump_filter = (uint32_t)read_number(process, "coredump_filter", 16);
 	extra.stop_signal = process->tracee->threads.items[0]->group_stopped ? SIGSTOP : 0;
 	extra.membarrier = registrations > 0 ? (uint32_t)registrations : 0;
+	extra.has_seccomp = extra.seccomp = process->seccomp;
 	return image_set_add(ctx->images, IMAGE_PROCESS_EXTRA, (uint32_t)process->pid, &extra.base, error);
 }
 
@@ -484,6 +488,9 @@ int dump_threads(struct dump_context *ctx, struct dump_process *process, struct 
 		r = process_ask(ctx, process, queries[0].batch, &whole, error);
 	if (r == 0)
 		r = threads_run(ctx, tracee, queries, error);
+	process->seccomp = false;
+	for (size_t i = 0; r == 0 && i < count; i++)
+		process->seccomp |= tracee_batch_result(queries[i].batch, queries[i].seccomp) > 0;
 	if (r == 0)
 		r = process_extra(ctx, process, queries[0].batch, &whole, error);
 	for (size_t i = 0; r == 0 && i < count; i++, dump_arena_reset(&arena))

@@ -254,6 +254,7 @@ void dump_context_free(struct dump_context *ctx)
 	image_blockers_deinit(&ctx->blockers);
 	dump_files_free(ctx->files);
 	dump_shared_free(ctx->shared);
+	dump_seccomp_free(ctx->seccomp);
 	free(ctx->host);
 	free(ctx);
 }

@@ -26,6 +26,7 @@
 #include "pipe.pb-c.h"
 #include "pstree.pb-c.h"
 #include "regfile.pb-c.h"
+#include "seccomp.pb-c.h"
 #include "sk-packet.pb-c.h"
 #include "timens.pb-c.h"
 #include "tty.pb-c.h"
@@ -50,6 +51,7 @@ const struct image_criu_kind image_criu_kinds[] = {
 	{ IMAGE_CREDS, "creds", true, false, 1409430855, &creds__descriptor, IMAGE_EXTRA_NONE },
 	{ IMAGE_TIMENS, "timens", true, false, 1125205043, &clocks__descriptor, IMAGE_EXTRA_NONE },
 	{ IMAGE_TTY_INFO, "tty-info", false, false, 1497706550, &terminal_info__descriptor, IMAGE_EXTRA_NONE },
+	{ IMAGE_SECCOMP, "seccomp", false, false, 1681993801, &seccomp_filters__descriptor, IMAGE_EXTRA_NONE },
 	{ 0, "filelocks", false, false, 1412576790, &file_lock_entry__descriptor, IMAGE_EXTRA_NONE },
 };
 const size_t image_criu_kind_count = sizeof(image_criu_kinds) / sizeof(image_criu_kinds[0]);

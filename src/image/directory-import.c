@@ -33,9 +33,9 @@ static const struct {
 	{ "tcp-stream-", "an established TCP connection" }, { "tty", "a terminal" },
 	{ "ipcns-", "an IPC namespace" },		    { "utsns-", "a UTS namespace" },
 	{ "netns-", "a network namespace" },		    { "userns-", "a user namespace" },
-	{ "pidns-", "a PID namespace" },		    { "seccomp", "a seccomp filter" },
-	{ "autofs-", "an autofs mount" },		    { "bpfmap-", "a BPF map" },
-	{ "apparmor", "an AppArmor profile" },		    { "memfd-secret", "secret memory" },
+	{ "pidns-", "a PID namespace" },		    { "autofs-", "an autofs mount" },
+	{ "bpfmap-", "a BPF map" },			    { "apparmor", "an AppArmor profile" },
+	{ "memfd-secret", "secret memory" },
 };
 
 int image_import_no_memory(struct importer *importer)

@@ -198,6 +198,7 @@ const char *image_type_name(enum image_type type)
 		[IMAGE_PAGEMAP] = "pagemap",
 		[IMAGE_TIMENS] = "timens",
 		[IMAGE_TTY_INFO] = "tty-info",
+		[IMAGE_SECCOMP] = "seccomp",
 		[IMAGE_THREAD_EXTRA] = "pagestream-thread",
 		[IMAGE_PROCESS_EXTRA] = "pagestream-process",
 		[IMAGE_MM_EXTRA] = "pagestream-mm",

@@ -130,6 +130,11 @@ static int check_process_extra(const struct image_set *images, struct image_bloc
 			return r;
 		check_limits((pid_t)record->id, extra, blockers);
 		check_affinity((pid_t)record->id, extra, blockers);
+		if (extra->seccomp && !tracee_seccomp_may_suspend())
+			image_blockers_add(blockers, (pid_t)record->id, "process", "its seccomp filter would judge what the "
+					   "program that restores makes of it: that one has a filter itself, or lacks "
+					   "CAP_SYS_ADMIN", "start it outside of the container, or without its filter",
+					   "seccomp");
 	}
 	return 0;
 }

@@ -126,6 +126,14 @@ void restore_creds_read_own(struct restore_own_creds *own);
 void restore_creds(struct tracee_batch *batch, const struct restore_own_creds *own, const Creds *creds,
 		   const ThreadExtra *extra);
 
+/* seccomp.c: filters of all threads, while they are suspended; before credentials, which may be needed to install them. */
+struct restore_seccomp_thread {
+	struct tracee_thread *thread; /* borrowed */
+	const CoreThread *core;       /* borrowed */
+};
+int restore_seccomp_apply(struct restore_tree *tree, const struct restore_seccomp_thread *threads, size_t count,
+			  struct error *error);
+
 /* thread.c: all threads of a process: everything but what the process's last batch does. */
 int restore_threads_apply(struct restore_tree *tree, struct restore_process *process, struct error *error);
 

@@ -246,6 +246,26 @@ static int works_run(struct restore_tree *tree, struct tracee_process *tracee, s
 	return r;
 }
 
+static int works_seccomp(struct restore_tree *tree, const struct thread_work *works, size_t count, struct error *error)
+{
+	struct restore_seccomp_thread *threads;
+	bool any = false;
+	int r;
+
+	for (size_t i = 0; i < count; i++)
+		any = any || works[i].core->thread_core->seccomp_mode != SECCOMP_MODE__SECCOMP_NONE;
+	if (!any)
+		return 0;
+	threads = calloc(count, sizeof(*threads));
+	if (!threads)
+		return error_set_errno(error, -ENOMEM, "cannot set up the threads of PID %d", works[0].thread->process->pid);
+	for (size_t i = 0; i < count; i++)
+		threads[i] = (struct restore_seccomp_thread){ works[i].thread, works[i].core->thread_core };
+	r = restore_seccomp_apply(tree, threads, count, error);
+	free(threads);
+	return r;
+}
+
 int restore_threads_apply(struct restore_tree *tree, struct restore_process *process, struct error *error)
 {
 	struct tracee_process *tracee = process->tracee;
@@ -253,10 +273,12 @@ int restore_threads_apply(struct restore_tree *tree, struct restore_process *pro
 	struct thread_work *works = calloc(count, sizeof(*works));
 	int r = works ? 0 : error_set_errno(error, -ENOMEM, "cannot set up the threads of PID %d", process->pid);
 
-	for (size_t i = 0; r == 0 && i < count; i++) {
+	for (size_t i = 0; r == 0 && i < count; i++)
 		r = work_begin(tree, &works[i], tracee->threads.items[i], error);
-		if (r == 0)
-			r = thread_scheduling(&works[i], error);
+	if (r == 0)
+		r = works_seccomp(tree, works, count, error);
+	for (size_t i = 0; r == 0 && i < count; i++) {
+		r = thread_scheduling(&works[i], error);
 		if (r == 0)
 			thread_batch(&works[i], &tree->host->creds);
 	}

@@ -187,6 +187,14 @@ int traces_note(struct tracee_traces *traces, pid_t pid, uint64_t address, uint6
 		int *ret_slot);
 void traces_clear(struct tracee_traces *traces, int slot);
 
+/* ---- seccomp.c */
+
+/*
+ * Suspends the filter of a stopped thread; `options` are the PTRACE_O_* that it has. An error only if it has a filter and that
+ * is not allowed: -EPERM.
+ */
+int seccomp_suspend(pid_t tid, uint64_t options, struct error *error);
+
 /* ---- syscall-names.c */
 
 /* "openat", or NULL for a number without name. */

@@ -16,6 +16,7 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <linux/ptrace.h>
 #include <linux/sched.h>
 #include <sched.h>
 #include <signal.h>
@@ -59,7 +60,10 @@ int tracee_process_adopt(pid_t pid, uint64_t area_address, const struct tracee_o
 		return r;
 	process->exit_kill = process->whole = true;
 	process->own->wanted_address = area_address;
-	r = ptrace_do(PTRACE_SETOPTIONS, pid, 0, OPTIONS_SHELL);
+	/* Filters that a shell gets shall not judge what it still has to do. Its clones have the same options. */
+	r = ptrace_do(PTRACE_SETOPTIONS, pid, 0, OPTIONS_SHELL | PTRACE_O_SUSPEND_SECCOMP);
+	if (r == -EPERM || r == -EINVAL)
+		r = ptrace_do(PTRACE_SETOPTIONS, pid, 0, OPTIONS_SHELL);
 	if (r < 0)
 		r = ptrace_fail(error, r, pid, "set its trace options");
 	if (r == 0)

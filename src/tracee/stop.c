@@ -182,8 +182,11 @@ static int read_threads(struct stopper *stopper, struct tracee_process *process)
 		return error_set(stopper->error, -ESRCH,
 				 "PID %d has ended (a zombie has nothing to move)", process->pid);
 	r = process_open(process, stopper->error);
-	for (size_t i = 0; r == 0 && i < process->threads.count; i++)
-		r = thread_read(process->threads.items[i], stopper->error);
+	for (size_t i = 0; r == 0 && i < process->threads.count; i++) {
+		r = seccomp_suspend(process->threads.items[i]->tid, stopper->ptrace_options, stopper->error);
+		if (r == 0)
+			r = thread_read(process->threads.items[i], stopper->error);
+	}
 	return r;
 }
 

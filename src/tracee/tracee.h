@@ -200,6 +200,20 @@ int tracee_thread_peek_signals(struct tracee_thread *thread, bool shared,
 int tracee_thread_get_robust_list(struct tracee_thread *thread, uint64_t *ret_head,
 				  uint64_t *ret_size, struct error *error);
 
+/*
+ * A filter of seccomp(2) of the thread, by its place in the order in which they were installed: instructions, into room for
+ * BPF_MAXINSNS of them, and flags (SECCOMP_FILTER_FLAG_LOG). -ENOENT, without a sentence: there are no more. -EINVAL: the thread is in no filter mode.
+ */
+struct sock_filter;
+int tracee_thread_get_filter(struct tracee_thread *thread, uint32_t index, struct sock_filter *filter,
+			     size_t *ret_count, uint32_t *ret_flags, struct error *error);
+
+/*
+ * While a thread is stopped by us, its seccomp filters judge no call. Without CAP_SYS_ADMIN, or for a program that has a
+ * filter itself, that is not to be had: a stop of a thread with a filter then fails with -EPERM.
+ */
+bool tracee_seccomp_may_suspend(void);
+
 /* Was the thread found inside a system call that it would restart (or whose result it has not
  * seen)? */
 bool tracee_regs_in_syscall(const struct user_regs_struct *regs);

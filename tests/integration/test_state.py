@@ -7,7 +7,7 @@ VICTIMS = [
     "mem-anon", "mem-file", "mem-stack", "mem-heap", "mem-guard", "mem-shared", "mem-cow:8",
     "mem-churn:5", "vdso",
     "threads:4", "threads:64", "amx", "syscalls", "signals", "robust",
-    "timers", "creds", "procattr",
+    "timers", "creds", "procattr", "seccomp", "seccomp:sync",
     "files", "deleted", "deleted:map", "pipes", "fifo", "eventfd", "epoll", "timerfd", "signalfd", "inotify", "unixpair",
     "listen-tcp", "listen-unix", "udp", "tree",
 ]

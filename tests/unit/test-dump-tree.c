@@ -148,8 +148,11 @@ static void add_namespace(void)
 
 static void add_seccomp(void)
 {
-	struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
-	struct sock_fprog program = { .len = 1, .filter = &allow };
+	struct sock_filter ask[] = { BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+				     BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_acct, 0, 1),
+				     BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
+				     BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW) };
+	struct sock_fprog program = { .len = 4, .filter = ask };
 
 	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 	prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
@@ -212,8 +215,8 @@ static void test_blockers(void **state)
 {
 	expect_blocker(add_zombie, "process", "has ended");
 	expect_blocker(add_namespace, "namespace", "namespace");
-	expect_blocker(add_seccomp, "process", "seccomp");
-	expect_blocker(add_seccomp_to_thread, "thread", "seccomp");
+	expect_blocker(add_seccomp, "process", "SECCOMP_RET_USER_NOTIF");
+	expect_blocker(add_seccomp_to_thread, "process", "SECCOMP_RET_USER_NOTIF");
 	expect_blocker(add_shared_table, "process", "share");
 	if (access("/dev/mem", R_OK) == 0)
 		expect_blocker(add_device, "mapping", "device");

@@ -131,8 +131,12 @@ static void open_memory(void)
 
 static void become(void)
 {
-	struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
-	struct sock_fprog filter = {.len = 1, .filter = &allow};
+	struct sock_filter ask[] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+				    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_acct, 0, 1),
+				    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
+				    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+	struct sock_fprog filter = {.len = 4, .filter = ask};
+	long listener;
 	siginfo_t ended;
 	pid_t child = fork();
 
@@ -141,8 +145,10 @@ static void become(void)
 		_exit(0);
 	MUST(waitid(P_PID, (id_t)child, &ended, WEXITED | WNOWAIT) == 0);
 	fprintf(kinds, "zombie process %d\n", child);
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0)
+	listener = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &filter);
+	if (listener >= 0)
 		fprintf(kinds, "seccomp process -\n");
+	descriptor("seccomp-listener", listener);
 }
 
 static bool verify(struct victim *v, void *context)
