@@ -50,6 +50,14 @@ def two_hosts(can_make_hosts):
 
 
 @pytest.fixture
+def lan(two_hosts):
+    """A Lan of a third host, `lan.hosts[0]`, and the two of two_hosts."""
+    a, b, _ = two_hosts
+    with hosts.Host("client", pid_base=40000) as client, hosts.Lan(client, a, b) as joined:
+        yield joined
+
+
+@pytest.fixture
 def start_victim():
     """Function (host, name, *args) that gives a ready victim; a victim that says skip skips the
     test, with its reason.

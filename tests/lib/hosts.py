@@ -139,7 +139,7 @@ class Host:
     def connect(self, address, port, timeout=2.0):
         """A TCP connection that begins on this host."""
         with self.network():
-            connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            connection = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
         try:
             connection.settimeout(timeout)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -321,6 +321,96 @@ def _net(host, *argv, check=True, text=None):
     if check and done.returncode != 0:
         raise RuntimeError(f"host {host.name}: {' '.join(argv)}: {done.stderr.strip()}")
     return done
+
+
+class Lan:
+    """A bridge, on a host of its own, that joins hosts: clients, and those that a service moves between.
+
+        with Host("client", 40000) as client, Lan(client, a, b) as lan:
+            lan.give(a)                               # the service's addresses, v4 and v6, are host a's
+            client.connect(lan.service, 80)
+            lan.give(b)                               # and now b's
+
+    Host number N has 10.78.0.N/24 and fd78::N/64 on the device lan0; `addresses` and `addresses6` have them by the host's
+    name. The service has `service` (10.78.0.80) and `service6` (fd78::80). The link of Net is another one, so a limit or cut
+    there leaves this one alone.
+    """
+
+    device = "lan0"
+    service, service6 = "10.78.0.80", "fd78::80"
+
+    def __init__(self, *hosts):
+        self.hosts = hosts
+        self.switch = Host("switch", 60000)
+        self.addresses = {host.name: f"10.78.0.{number}" for number, host in enumerate(hosts, 1)}
+        self.addresses6 = {host.name: f"fd78::{number}" for number, host in enumerate(hosts, 1)}
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def start(self):
+        self.switch.start()
+        try:
+            self._join()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _join(self):
+        _net(self.switch, "ip", "link", "add", "bridge", "type", "bridge", "mcast_snooping", "0")
+        _net(self.switch, "ip", "link", "set", "bridge", "up")
+        for number, host in enumerate(self.hosts, 1):
+            _net(self.switch, "ip", "link", "add", f"port{number}", "type", "veth", "peer", "name", self.device,
+                 "netns", str(host.init))
+            _net(self.switch, "ip", "link", "set", f"port{number}", "master", "bridge", "up")
+            self.add(host, f"{self.addresses[host.name]}/24")
+            self.add(host, f"{self.addresses6[host.name]}/64")
+            _net(host, "ip", "link", "set", self.device, "up")
+
+    def stop(self):
+        """The switch's end takes its devices along, and their other ends on the hosts."""
+        self.switch.stop()
+
+    def add(self, host, address):
+        """An address that is usable at once."""
+        _net(host, "ip", "address", "add", address, "dev", self.device, *(["nodad"] if ":" in address else []))
+
+    def remove(self, host, address):
+        _net(host, "ip", "address", "delete", address, "dev", self.device)
+
+    def has(self, host, address):
+        """Whether the host has that address on its device."""
+        return f" {address}/" in _net(host, "ip", "address", "show", "dev", self.device).stdout
+
+    def give(self, host):
+        """The service's addresses go to that host, and whoever knew them has forgotten where they were; without a host,
+        nobody has them.
+        """
+        for address, prefix in ((self.service, "32"), (self.service6, "128")):
+            for other in self.hosts:
+                if other is not host and self.has(other, address):
+                    self.remove(other, f"{address}/{prefix}")
+            if host is not None and not self.has(host, address):
+                self.add(host, f"{address}/{prefix}")
+            for other in self.hosts:
+                if other is not host:
+                    _net(other, "ip", "neighbour", "flush", "dev", self.device, "to", address)
+
+    def neighbour(self, host, address):
+        """The hardware address that a host has noted for an address, or None."""
+        for line in _net(host, "ip", "neighbour", "show", "dev", self.device, "to", address).stdout.splitlines():
+            words = line.split()
+            if "lladdr" in words:
+                return words[words.index("lladdr") + 1]
+        return None
+
+    def hardware(self, host):
+        """The hardware address of a host's device."""
+        return re.search(r"link/ether (\S+)", _net(host, "ip", "link", "show", "dev", self.device).stdout).group(1)
 
 
 def addresses_in_use(host):
