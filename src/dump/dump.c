@@ -9,6 +9,7 @@
 #include "dump.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <time.h>
 
 #include "dump/files.h"
@@ -175,16 +176,35 @@ static int take_tracee(struct dump_context *ctx, struct dump_process *process, s
 	return 0;
 }
 
-static int frozen_process(struct dump_context *ctx, struct dump_process *process, struct error *error)
+static int frozen_process(struct dump_context *ctx, struct dump_process *process, const struct dump_asked *asked,
+			  struct error *error)
 {
 	struct dump_process_facts facts;
 	int r;
 
-	r = dump_threads(ctx, process, &facts, error);
+	r = dump_threads_answer(ctx, asked, &facts, error);
 	if (r == 0)
 		r = dump_mm(ctx, process, &facts, error);
 	if (r == 0)
 		r = dump_process_fs(ctx, process, error);
+	return r;
+}
+
+static int frozen_processes(struct dump_context *ctx, struct error *error)
+{
+	size_t count = ctx->processes.count;
+	struct dump_asked **asked = calloc(count, sizeof(struct dump_asked *));
+	int r = asked ? 0 : error_set_errno(error, -ENOMEM, "cannot ask %zu processes", count);
+
+	for (size_t i = 0; r == 0 && i < count; i++)
+		r = dump_threads_ask(ctx, ctx->processes.items[i], &asked[i], error);
+	if (r == 0)
+		r = dump_threads_run(ctx, asked, count, error);
+	for (size_t i = 0; r == 0 && i < count; i++)
+		r = frozen_process(ctx, ctx->processes.items[i], asked[i], error);
+	for (size_t i = 0; asked && i < count; i++)
+		dump_threads_forget(asked[i]);
+	free(asked);
 	return r;
 }
 
@@ -203,8 +223,8 @@ static int frozen_records(struct dump_context *ctx, struct tracee_tree *tree, st
 		r = dump_tree_records(ctx, error);
 	for (size_t i = 0; r == 0 && i < ctx->processes.count; i++)
 		r = dump_process_check(ctx, ctx->processes.items[i], error);
-	for (size_t i = 0; r == 0 && i < ctx->processes.count; i++)
-		r = frozen_process(ctx, ctx->processes.items[i], error);
+	if (r == 0)
+		r = frozen_processes(ctx, error);
 	if (r == 0)
 		r = dump_seccomp_record(ctx, error);
 	if (r == 0)

@@ -38,6 +38,7 @@
 struct dump_files;  /* files.c: open file descriptions and mapped files seen so far */
 struct dump_shared; /* shared-memory.h: shared memory objects seen so far */
 struct dump_seccomp; /* seccomp.c: filters seen at the freeze */
+struct dump_status; /* parts.h: /proc/PID/status */
 struct dump_host;   /* parts.h: what does not change about this machine */
 
 struct dump_options {
@@ -60,6 +61,7 @@ struct dump_process {
 	pid_t pid;                     /* as seen by us */
 	struct procfs_stat stat;       /* at the last refresh */
 	struct procfs_maps maps;       /* at the last refresh, owned */
+	struct dump_status *status;    /* of its main thread since the last refresh; NULL: not read yet; owned by status.c */
 	struct procfs_pids threads;    /* TIDs, the leader first, owned */
 	int pidfd;                     /* owned */
 	int proc_fd;                   /* /proc/PID, O_PATH; owned */

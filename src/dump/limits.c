@@ -78,14 +78,13 @@ static int limits_creds(struct dump_context *ctx, struct dump_process *process, 
 {
 	ThreadExtra extra = THREAD_EXTRA__INIT;
 	Creds creds = CREDS__INIT;
-	struct dump_status status;
+	const struct dump_status *status;
 	int r;
 
-	r = dump_status_read(process->pid, process->pid, &status, error);
+	r = dump_process_status(process, &status, error);
 	if (r < 0)
 		return r;
-	r = dump_creds(&status, 0, arena, &creds, &extra);
-	dump_status_deinit(&status);
+	r = dump_creds(status, 0, arena, &creds, &extra);
 	if (r < 0)
 		return error_set_errno(error, r, "cannot keep the credentials of PID %d", process->pid);
 	return image_set_add(ctx->images, IMAGE_CREDS, (uint32_t)process->pid, &creds.base, error);

@@ -119,17 +119,16 @@ static uint64_t flags_locked_kib(const struct dump_process *process)
 
 int dump_mm_flags_update(struct dump_process *process, bool quick, struct error *error)
 {
-	struct dump_status status;
+	const struct dump_status *status;
 	int r;
 
 	if (!quick)
 		return flags_read(process, error);
-	r = dump_status_read(process->pid, process->pid, &status, error);
+	r = dump_process_status(process, &status, error);
 	if (r < 0)
 		return r;
-	dump_status_deinit(&status);
-	if ((status.rss_kib <= QUICK_RSS_KIB && process->maps.count <= QUICK_MAPS) ||
-	    status.locked_kib != flags_locked_kib(process) || !flags_known(process))
+	if ((status->rss_kib <= QUICK_RSS_KIB && process->maps.count <= QUICK_MAPS) ||
+	    status->locked_kib != flags_locked_kib(process) || !flags_known(process))
 		return flags_read(process, error);
 	return 0;
 }

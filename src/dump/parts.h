@@ -6,6 +6,7 @@
 #pragma once
 
 #include <stdint.h>
+#include <sys/stat.h>
 
 #include "core.pb-c.h"
 #include "dump/dump.h"
@@ -14,11 +15,18 @@
 
 /* ---- what does not change about this machine ---------------------------------------------------------------------- */
 
+#define DUMP_NAMESPACES 8 /* kinds that a process has to share with this program */
+
 struct dump_host {
 	struct image_host facts;
 	struct image_xsave_layout xsave;
 	long online; /* CPUs */
+	struct stat namespaces[DUMP_NAMESPACES]; /* ours, in the order of process.c */
+	bool has_namespace[DUMP_NAMESPACES];     /* false: not with this kernel */
 };
+
+/* process.c: fills in the namespaces. */
+void dump_namespaces_read(struct dump_host *host);
 
 /* ---- memory for messages ------------------------------------------------------------------------------------------ */
 
@@ -55,6 +63,10 @@ struct dump_status {
 
 int dump_status_read(pid_t pid, pid_t tid, struct dump_status *ret, struct error *error);
 void dump_status_deinit(struct dump_status *status);
+
+/* That of the main thread, read once for each look at the process. `*ret` is the process's, until it is refreshed. */
+int dump_process_status(struct dump_process *process, const struct dump_status **ret, struct error *error);
+void dump_process_forget_status(struct dump_process *process);
 
 /* ---- parts -------------------------------------------------------------------------------------------------------- */
 
@@ -108,9 +120,18 @@ struct dump_process_facts {
 	bool thp_disabled;
 };
 
-/* thread.c: IMAGE_CORE, IMAGE_THREAD_EXTRA of all threads and IMAGE_PROCESS_EXTRA; stopped processes only. */
-int dump_threads(struct dump_context *ctx, struct dump_process *process, struct dump_process_facts *ret_facts,
-		 struct error *error);
+/*
+ * thread.c: IMAGE_CORE, IMAGE_THREAD_EXTRA of all threads and IMAGE_PROCESS_EXTRA; stopped processes only. All processes are
+ * asked at the same time: their questions, one run of all batches, their answers.
+ */
+struct dump_asked;
+int dump_threads_ask(struct dump_context *ctx, struct dump_process *process, struct dump_asked **ret,
+		     struct error *error);
+int dump_threads_run(struct dump_context *ctx, struct dump_asked *const *asked, size_t count, struct error *error);
+int dump_threads_answer(struct dump_context *ctx, const struct dump_asked *asked, struct dump_process_facts *ret_facts,
+			struct error *error);
+/* NULL is fine. */
+void dump_threads_forget(struct dump_asked *asked);
 
 /* signal.c: questions to the process, and their answers; pending signals. */
 struct dump_signal_query {

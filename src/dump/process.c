@@ -19,20 +19,30 @@
 #include "tracee/freezer.h"
 #include "util/cleanup.h"
 
+static const char *const namespaces[DUMP_NAMESPACES] = {
+	"ns/mnt", "ns/pid", "ns/pid_for_children", "ns/net", "ns/ipc", "ns/uts", "ns/user", "ns/time",
+};
+
+void dump_namespaces_read(struct dump_host *host)
+{
+	for (size_t i = 0; i < DUMP_NAMESPACES; i++) {
+		char path[48];
+
+		snprintf(path, sizeof(path), "/proc/self/%s", namespaces[i]);
+		host->has_namespace[i] = stat(path, &host->namespaces[i]) == 0;
+	}
+}
+
 static void check_namespaces(struct dump_context *ctx, const struct dump_process *process)
 {
-	static const char *const names[] = { "mnt", "pid", "pid_for_children", "net", "ipc", "uts", "user", "time" };
+	for (size_t i = 0; i < DUMP_NAMESPACES; i++) {
+		const struct stat *here = &ctx->host->namespaces[i];
+		struct stat there;
 
-	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-		char own[48], theirs[48];
-		struct stat here, there;
-
-		snprintf(own, sizeof(own), "/proc/self/ns/%s", names[i]);
-		snprintf(theirs, sizeof(theirs), "/proc/%d/ns/%s", process->pid, names[i]);
-		if (stat(own, &here) < 0 || stat(theirs, &there) < 0)
+		if (!ctx->host->has_namespace[i] || fstatat(process->proc_fd, namespaces[i], &there, 0) < 0)
 			continue;
-		if (here.st_dev != there.st_dev || here.st_ino != there.st_ino)
-			dump_refuse(ctx, process->pid, "namespace", IMAGE_KIND_NAMESPACE, "%s", names[i]);
+		if (here->st_dev != there.st_dev || here->st_ino != there.st_ino)
+			dump_refuse(ctx, process->pid, "namespace", IMAGE_KIND_NAMESPACE, "%s", strchr(namespaces[i], '/') + 1);
 	}
 }
 
@@ -119,14 +129,13 @@ static void check_status(struct dump_context *ctx, const struct dump_process *pr
 
 int dump_process_check(struct dump_context *ctx, struct dump_process *process, struct error *error)
 {
-	struct dump_status status;
+	const struct dump_status *status;
 	int r;
 
-	r = dump_status_read(process->pid, process->pid, &status, error);
+	r = dump_process_status(process, &status, error);
 	if (r < 0)
 		return r;
-	check_status(ctx, process, &status);
-	dump_status_deinit(&status);
+	check_status(ctx, process, status);
 	check_namespaces(ctx, process);
 	check_sharing(ctx, process);
 	if (!process->tracee) {
@@ -140,15 +149,14 @@ int dump_process_check(struct dump_context *ctx, struct dump_process *process, s
 int dump_process_fs(struct dump_context *ctx, struct dump_process *process, struct error *error)
 {
 	Fs message = FS__INIT;
-	struct dump_status status;
+	const struct dump_status *status;
 	int r;
 
-	r = dump_status_read(process->pid, process->pid, &status, error);
+	r = dump_process_status(process, &status, error);
 	if (r < 0)
 		return r;
 	message.has_umask = true;
-	message.umask = status.umask;
-	dump_status_deinit(&status);
+	message.umask = status->umask;
 	r = dump_file_link(ctx, process, "cwd", &message.cwd_id, error);
 	if (r == 0)
 		r = dump_file_link(ctx, process, "root", &message.root_id, error);

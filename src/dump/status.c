@@ -84,7 +84,7 @@ int dump_status_read(pid_t pid, pid_t tid, struct dump_status *ret, struct error
 	int r;
 
 	snprintf(path, sizeof(path), "/proc/%d/task/%d/status", pid, tid);
-	r = fdio_read_file(AT_FDCWD, path, STATUS_MAX, &text);
+	r = fdio_read_record(AT_FDCWD, path, STATUS_MAX, &text);
 	if (r == -ENOENT || r == -ESRCH)
 		return error_set(error, -ESRCH, "thread %d of PID %d has ended", tid, pid);
 	if (r < 0)
@@ -108,4 +108,31 @@ int dump_status_read(pid_t pid, pid_t tid, struct dump_status *ret, struct error
 void dump_status_deinit(struct dump_status *status)
 {
 	array_deinit(&status->groups);
+}
+
+int dump_process_status(struct dump_process *process, const struct dump_status **ret, struct error *error)
+{
+	struct dump_status *status;
+	int r;
+
+	if (!process->status) {
+		status = calloc(1, sizeof(*status));
+		r = status ? dump_status_read(process->pid, process->pid, status, error)
+			   : error_set_errno(error, -ENOMEM, "cannot look at PID %d", process->pid);
+		if (r < 0) {
+			free(status);
+			return r;
+		}
+		process->status = status;
+	}
+	*ret = process->status;
+	return 0;
+}
+
+void dump_process_forget_status(struct dump_process *process)
+{
+	if (process->status)
+		dump_status_deinit(process->status);
+	free(process->status);
+	process->status = NULL;
 }

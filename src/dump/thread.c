@@ -312,7 +312,7 @@ static long read_number(const struct dump_process *process, const char *name, in
 {
 	_cleanup_buffer_ struct buffer text = BUFFER_INIT;
 
-	if (fdio_read_file(process->proc_fd, name, SMALL_FILE_MAX, &text) < 0)
+	if (fdio_read_record(process->proc_fd, name, SMALL_FILE_MAX, &text) < 0)
 		return 0;
 	return strtol((const char *)text.data, NULL, base);
 }
@@ -451,55 +451,91 @@ static int thread_record(struct dump_context *ctx, struct dump_process *process,
 	return r;
 }
 
-static int threads_run(struct dump_context *ctx, struct tracee_process *tracee, const struct thread_query *queries,
-		       struct error *error)
-{
-	size_t count = tracee->threads.count;
-	_cleanup_free_ struct tracee_batch **batches = calloc(count, sizeof(*batches));
+struct dump_asked {
+	struct dump_process *process;   /* borrowed */
+	struct thread_query *queries;   /* owned, one a thread */
+	size_t count;                   /* of threads */
+	struct process_query whole;     /* owned */
+	struct leader_creds leader;     /* owned */
+};
 
-	if (!batches)
-		return error_set_errno(error, -ENOMEM, "cannot ask the threads of PID %d", tracee->pid);
-	for (size_t i = 0; i < count; i++)
-		batches[i] = queries[i].batch;
-	return tracee_batch_run_many(tracee->threads.items, batches, count, ctx->deadline, error);
+void dump_threads_forget(struct dump_asked *asked)
+{
+	if (!asked)
+		return;
+	for (size_t i = 0; asked->queries && i < asked->count; i++)
+		tracee_batch_free(asked->queries[i].batch);
+	free(asked->queries);
+	dump_timer_query_deinit(&asked->whole.timers);
+	dump_status_deinit(&asked->leader.status);
+	free(asked);
 }
 
-int dump_threads(struct dump_context *ctx, struct dump_process *process, struct dump_process_facts *ret_facts,
-		 struct error *error)
+int dump_threads_ask(struct dump_context *ctx, struct dump_process *process, struct dump_asked **ret,
+		     struct error *error)
 {
-	struct tracee_process *tracee = process->tracee;
-	size_t count = tracee->threads.count;
-	struct thread_query *queries = calloc(count, sizeof(*queries));
-	struct process_query whole = { 0 };
-	_cleanup_(dump_arena_deinit) struct dump_arena arena = { 0 };
-	struct dump_process_facts facts = { 0 };
-	struct leader_creds leader = { 0 };
-	int r = queries ? 0 : error_set_errno(error, -ENOMEM, "cannot ask the threads of PID %d", process->pid);
+	struct dump_asked *asked = calloc(1, sizeof(*asked));
+	int r = 0;
 
-	for (size_t i = 0; r == 0 && i < count; i++) {
-		queries[i].batch = tracee_batch_new();
-		queries[i].leader = &leader;
-		if (!queries[i].batch)
-			r = error_set_errno(error, -ENOMEM, "cannot ask the threads of PID %d", process->pid);
-		else
-			thread_ask(&queries[i]);
+	if (asked) {
+		asked->process = process;
+		asked->count = process->tracee->threads.count;
+		asked->queries = calloc(asked->count, sizeof(*asked->queries));
 	}
-	if (r == 0)
-		r = process_ask(ctx, process, queries[0].batch, &whole, error);
-	if (r == 0)
-		r = threads_run(ctx, tracee, queries, error);
+	for (size_t i = 0; asked && asked->queries && i < asked->count && r == 0; i++) {
+		asked->queries[i].leader = &asked->leader;
+		asked->queries[i].batch = tracee_batch_new();
+		if (asked->queries[i].batch)
+			thread_ask(&asked->queries[i]);
+		else
+			r = -ENOMEM;
+	}
+	if (!asked || !asked->queries || r < 0)
+		r = error_set_errno(error, -ENOMEM, "cannot ask the threads of PID %d", process->pid);
+	else
+		r = process_ask(ctx, process, asked->queries[0].batch, &asked->whole, error);
+	if (r < 0) {
+		dump_threads_forget(asked);
+		return r;
+	}
+	*ret = asked;
+	return 0;
+}
+
+int dump_threads_run(struct dump_context *ctx, struct dump_asked *const *asked, size_t count, struct error *error)
+{
+	_cleanup_free_ struct tracee_thread **threads = NULL;
+	_cleanup_free_ struct tracee_batch **batches = NULL;
+	size_t total = 0, n = 0;
+
+	for (size_t i = 0; i < count; i++)
+		total += asked[i]->count;
+	threads = calloc(total + 1, sizeof(*threads));
+	batches = calloc(total + 1, sizeof(*batches));
+	if (!threads || !batches)
+		return error_set_errno(error, -ENOMEM, "cannot ask %zu threads", total);
+	for (size_t i = 0; i < count; i++)
+		for (size_t k = 0; k < asked[i]->count; k++, n++) {
+			threads[n] = asked[i]->process->tracee->threads.items[k];
+			batches[n] = asked[i]->queries[k].batch;
+		}
+	return tracee_batch_run_many(threads, batches, total, ctx->deadline, error);
+}
+
+int dump_threads_answer(struct dump_context *ctx, const struct dump_asked *asked, struct dump_process_facts *ret_facts,
+			struct error *error)
+{
+	_cleanup_(dump_arena_deinit) struct dump_arena arena = { 0 };
+	struct dump_process *process = asked->process;
+	struct dump_process_facts facts = { 0 };
+	int r;
+
 	process->seccomp = false;
-	for (size_t i = 0; r == 0 && i < count; i++)
-		process->seccomp |= tracee_batch_result(queries[i].batch, queries[i].seccomp) > 0;
-	if (r == 0)
-		r = process_extra(ctx, process, queries[0].batch, &whole, error);
-	for (size_t i = 0; r == 0 && i < count; i++, dump_arena_reset(&arena))
-		r = thread_record(ctx, process, i, &queries[i], &whole, &arena, &facts, error);
-	for (size_t i = 0; queries && i < count; i++)
-		tracee_batch_free(queries[i].batch);
-	free(queries);
-	dump_timer_query_deinit(&whole.timers);
-	dump_status_deinit(&leader.status);
+	for (size_t i = 0; i < asked->count; i++)
+		process->seccomp |= tracee_batch_result(asked->queries[i].batch, asked->queries[i].seccomp) > 0;
+	r = process_extra(ctx, process, asked->queries[0].batch, &asked->whole, error);
+	for (size_t i = 0; r == 0 && i < asked->count; i++, dump_arena_reset(&arena))
+		r = thread_record(ctx, process, i, &asked->queries[i], &asked->whole, &arena, &facts, error);
 	if (r == 0)
 		*ret_facts = facts;
 	return r;

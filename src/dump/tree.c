@@ -29,6 +29,7 @@ static void process_free(struct dump_process *process)
 	if (!process)
 		return;
 	procfs_maps_deinit(&process->maps);
+	dump_process_forget_status(process);
 	array_deinit(&process->threads);
 	array_deinit(&process->map_flags);
 	cleanup_fd(&process->pidfd);
@@ -142,6 +143,7 @@ static int process_refresh(struct dump_process *process, bool stopped, struct er
 		return r;
 	procfs_maps_deinit(&process->maps);
 	process->maps = maps;
+	dump_process_forget_status(process);
 	return 0;
 }
 
@@ -233,6 +235,7 @@ int dump_context_new(pid_t root, const struct dump_options *options, const struc
 		      : error_set_errno(error, -ENOMEM, "cannot look at PID %d", root);
 	if (r == 0) {
 		image_xsave_layout_read(&ctx->host->xsave);
+		dump_namespaces_read(ctx->host);
 		ctx->host->online = sysconf(_SC_NPROCESSORS_ONLN);
 		r = dump_context_refresh(ctx, error);
 	}
@@ -295,12 +298,12 @@ static void check_session(struct dump_context *ctx, const struct dump_process *p
 			 "end the process, or let its parent start it again", "session %d", session);
 }
 
-static int tree_record(struct dump_context *ctx, const struct dump_process *process, struct error *error)
+static int tree_record(struct dump_context *ctx, struct dump_process *process, struct error *error)
 {
 	_cleanup_free_ uint32_t *threads = calloc(process->threads.count, sizeof(*threads));
 	TreeProcess message = TREE_PROCESS__INIT;
 	ObjectIds ids = OBJECT_IDS__INIT;
-	struct dump_status status;
+	const struct dump_status *status;
 	size_t count = 0;
 	int r;
 
@@ -310,12 +313,11 @@ static int tree_record(struct dump_context *ctx, const struct dump_process *proc
 	for (size_t i = 0; i < process->threads.count; i++)
 		if (process->threads.items[i] != process->pid)
 			threads[count++] = (uint32_t)process->threads.items[i];
-	r = dump_status_read(process->pid, process->pid, &status, error);
+	r = dump_process_status(process, &status, error);
 	if (r < 0)
 		return r;
 	message.has_descriptor_table = true;
-	message.descriptor_table = (uint32_t)status.fd_size;
-	dump_status_deinit(&status);
+	message.descriptor_table = (uint32_t)status->fd_size;
 	message.pid = (uint32_t)process->pid;
 	message.ppid = process->pid == ctx->root ? 0 : (uint32_t)process->stat.ppid;
 	message.pgid = (uint32_t)effective_group(ctx, process);

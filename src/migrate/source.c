@@ -15,6 +15,7 @@
 #include "util/stop-point.h"
 
 #define LOOKS_MAX 50u
+#define TRACES_MAX (1u << 16) /* processes with an area of ours at a time; room that is not used costs nothing */
 
 void source_enter(struct source *source, enum phase phase)
 {
@@ -200,7 +201,7 @@ int source_init(struct source *source, const struct migrate_options *options,
 	if (r == 0)
 		wire_session_text(source->session, summary->session);
 	if (r == 0)
-		r = tracee_traces_new(256, &source->traces, error);
+		r = tracee_traces_new(TRACES_MAX, &source->traces, error);
 	if (r == 0)
 		r = journal_open_dir(options->state_dir, &source->state_fd, error);
 	return r;

@@ -35,6 +35,7 @@ struct trace {
 struct tracee_traces {
 	size_t count; /* slots */
 	size_t bytes; /* of the mapping */
+	_Atomic size_t hint; /* slots below are taken, most likely */
 	struct trace traces[];
 };
 
@@ -93,7 +94,10 @@ int tracee_traces_add(struct tracee_traces *traces, pid_t pid, uint64_t address,
 int traces_note(struct tracee_traces *traces, pid_t pid, uint64_t address, uint64_t size,
 		int *ret_slot)
 {
-	for (size_t i = 0; i < traces->count; i++) {
+	size_t start = atomic_load(&traces->hint);
+
+	for (size_t n = 0; n < traces->count; n++) {
+		size_t i = (start + n) % traces->count;
 		struct trace *trace = &traces->traces[i];
 		uint32_t expected = SLOT_FREE;
 
@@ -103,6 +107,7 @@ int traces_note(struct tracee_traces *traces, pid_t pid, uint64_t address, uint6
 		trace->address = address;
 		trace->size = size;
 		atomic_store(&trace->state, SLOT_FILLED);
+		atomic_store(&traces->hint, i + 1);
 		*ret_slot = (int)i;
 		return 0;
 	}
@@ -112,6 +117,7 @@ int traces_note(struct tracee_traces *traces, pid_t pid, uint64_t address, uint6
 void traces_clear(struct tracee_traces *traces, int slot)
 {
 	atomic_store(&traces->traces[slot].state, SLOT_FREE);
+	atomic_store(&traces->hint, (size_t)slot);
 }
 
 /* ---- cleaning */

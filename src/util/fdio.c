@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -79,29 +80,41 @@ int fdio_pwrite(int fd, const void *data, size_t size, uint64_t offset)
 	return 0;
 }
 
-int fdio_read_file(int dir_fd, const char *path, size_t max, struct buffer *buffer)
+/* Up to the end of the file, or (`in_one_piece`) until a read leaves room. */
+static int read_file(int dir_fd, const char *path, size_t max, bool in_one_piece, struct buffer *buffer)
 {
 	_cleanup_fd_ int fd = openat(dir_fd, path, O_RDONLY | O_CLOEXEC);
-	size_t start = buffer->size;
+	size_t start = buffer->size, room;
+	ssize_t n;
 
 	if (fd < 0)
 		return -errno;
-	for (;;) {
-		ssize_t n;
-
+	do {
 		if (buffer_reserve(buffer, 4096) < 0)
 			return -ENOMEM;
-		n = fdio_read(fd, buffer->data + buffer->size, buffer->capacity - buffer->size - 1);
+		room = buffer->capacity - buffer->size - 1;
+		do
+			n = in_one_piece ? read(fd, buffer->data + buffer->size, room)
+					 : fdio_read(fd, buffer->data + buffer->size, room);
+		while (in_one_piece && n < 0 && errno == EINTR);
 		if (n < 0)
-			return (int)n;
-		if (n == 0)
-			break;
+			return in_one_piece ? -errno : (int)n;
 		buffer->size += (size_t)n;
 		if (buffer->size - start > max)
 			return -EFBIG;
-	}
+	} while ((size_t)n == room);
 	buffer->data[buffer->size] = '\0';
 	return 0;
+}
+
+int fdio_read_file(int dir_fd, const char *path, size_t max, struct buffer *buffer)
+{
+	return read_file(dir_fd, path, max, false, buffer);
+}
+
+int fdio_read_record(int dir_fd, const char *path, size_t max, struct buffer *buffer)
+{
+	return read_file(dir_fd, path, max, true, buffer);
 }
 
 int fdio_replace_file(int dir_fd, const char *name, const void *data, size_t size, mode_t mode)

@@ -15,13 +15,14 @@
 
 #define PROCFS_FILE_MAX (64u << 20) /* 30,000 mappings are some 3 MiB */
 
-static int read_proc(pid_t pid, const char *name, struct buffer *buffer, struct error *error)
+static int read_proc(pid_t pid, const char *name, bool in_one_piece, struct buffer *buffer, struct error *error)
 {
 	char path[64];
 	int r;
 
 	snprintf(path, sizeof(path), "/proc/%d/%s", pid, name);
-	r = fdio_read_file(AT_FDCWD, path, PROCFS_FILE_MAX, buffer);
+	r = in_one_piece ? fdio_read_record(AT_FDCWD, path, PROCFS_FILE_MAX, buffer)
+			 : fdio_read_file(AT_FDCWD, path, PROCFS_FILE_MAX, buffer);
 	if (r == -ENOENT || r == -ESRCH)
 		return error_set(error, -ESRCH, "no process has PID %d", pid);
 	if (r < 0)
@@ -77,7 +78,7 @@ int procfs_read_maps(pid_t pid, struct procfs_maps *ret, struct error *error)
 	_cleanup_buffer_ struct buffer text = BUFFER_INIT;
 	int r;
 
-	r = read_proc(pid, "maps", &text, error);
+	r = read_proc(pid, "maps", false, &text, error);
 	if (r < 0)
 		return r;
 	r = procfs_parse_maps((char *)text.data, ret, error);
@@ -154,7 +155,7 @@ int procfs_read_stat(pid_t tid, struct procfs_stat *ret, struct error *error)
 	_cleanup_buffer_ struct buffer text = BUFFER_INIT;
 	int r;
 
-	r = read_proc(tid, "stat", &text, error);
+	r = read_proc(tid, "stat", true, &text, error);
 	if (r < 0)
 		return r;
 	r = procfs_parse_stat((char *)text.data, ret, error);
@@ -168,7 +169,7 @@ int procfs_read_status(pid_t pid, const char *name, char *ret_value, size_t size
 	char *line, *rest;
 	int r;
 
-	r = read_proc(pid, "status", &text, error);
+	r = read_proc(pid, "status", true, &text, error);
 	if (r < 0)
 		return r;
 	for (line = strtok_r((char *)text.data, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
