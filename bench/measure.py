@@ -4,6 +4,7 @@ import mmap
 import os
 import pathlib
 import stat
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -140,6 +141,35 @@ class Bench(Checkpoints):
         self.partial = []
         return samples
 
+    # Growth
+
+    def scale(self, sizes, place):
+        """Moves victims with more and more of something, that number being argument `place` of `tick`: by how much the
+        longest gap grows for each, as a straight line through the n-th moves of all sizes."""
+        self.partial = []
+        gaps = {}
+        for size in sizes:
+            arguments = [1, 0, 0, 0, 0, 0]
+            arguments[place] = size
+            gaps[size] = []
+            with self.servers_started() as servers, Victim(self.a, "tick", arguments) as victim:
+                for run in range(self.runs):
+                    server, other = self.there_and_back(servers, run)
+                    self.account(victim)
+                    said = self.move(victim, server, other, mode=self.mode, args=["--downtime-limit", "10000"])
+                    gap = self.account(victim)["longest_ms"]
+                    gaps[size].append(gap)
+                    print(f"  {size}, {run + 1}: longest gap {gap:.1f} ms, {_said(said)}", flush=True)
+        samples = []
+        for run in range(self.runs):
+            each, fit = _line([(size, gaps[size][run]) for size in sizes])
+            samples.append({"each_us": each * 1000, "fit": fit, "gaps_ms": {size: gaps[size][run] for size in sizes}})
+        medians = [(size, statistics.median(gaps[size])) for size in sizes]
+        each, fit = _line(medians)
+        print("  medians: " + ", ".join(f"{size}: {gap:.1f} ms" for size, gap in medians) +
+              f"; {each * 1000:.1f} us each, fit of a straight line {fit:.3f}", flush=True)
+        return samples
+
     # Throughput and memory
 
     def stream_rate(self, size):
@@ -232,6 +262,15 @@ class _Servers:
     def __exit__(self, *_):
         for server in self.servers.values():
             server.__exit__()
+
+
+def _line(points):
+    """Slope of the straight line that fits best, and how well it does (R squared)."""
+    mean_x, mean_y = (statistics.fmean(values) for values in zip(*points))
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
+    rest = sum((y - mean_y - slope * (x - mean_x)) ** 2 for x, y in points)
+    whole = sum((y - mean_y) ** 2 for _, y in points)
+    return slope, 1 - rest / whole if whole else 1.0
 
 
 def write_hook(path, victim, number):

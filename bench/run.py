@@ -26,7 +26,7 @@ class Work:
         self.name = name      # in --only, JSON
         self.of = of          # measurement
         self.text = text      # for people
-        self.unit = unit      # ms, MiB or "" (a share)
+        self.unit = unit      # ms, us, MiB or "" (a share)
         self.goal = goal      # reach now
         self.later = later    # where this is going
         self.criu = criu      # what CRIU 4.2 does on such a machine
@@ -43,6 +43,10 @@ WORKS = [
     Work("throughput", "throughput", "bytes/s, of a plain TLS stream", "", 0.6, 0.9, "0.1-0.2", "share", most=False),
     Work("rate", "rate", "victim's own rate during pre-copy", "", 0.9, 0.97, "-", "share", most=False),
     Work("memory", "throughput", "memory of pageserver receiving 1 GiB", "MiB", 64, 32, "-", "server_mib"),
+    Work("scale-processes", "processes", "downtime, for each process", "us", 300, 100, "-", "each_us"),
+    Work("scale-threads", "threads", "downtime, for each thread", "us", 20, 10, "400", "each_us"),
+    Work("scale-descriptors", "descriptors", "downtime, for each descriptor", "us", 20, 10, "-", "each_us"),
+    Work("scale-mappings", "mappings", "downtime, for each mapping", "us", 4, 2, "-", "each_us"),
     Work("checkpoint-16m", "checkpoint", "dump, end and restore, 16 MiB, downtime", "ms", 10, 10, "39-49", "busy_ms"),
     Work("leave-running-1g", "leave_running", "dump --leave-running, 1 GiB, 12,000 pages/s, pause", "ms", 15, 15, "380",
          "longest_ms"),
@@ -58,10 +62,17 @@ MOVES = {
     "1g": (1024, 12000, 0),
     "8g": (8192, 12000, 0),
 }
+# Measurements of how downtime grows: sizes, and where the victim `tick` takes the number (its last arguments).
+SCALES = {
+    "processes": ([100, 400, 1000], 3),
+    "threads": ([100, 800, 2000], 2),
+    "descriptors": ([1000, 8000, 19600], 4),
+    "mappings": ([1000, 10000, 30000], 5),
+}
 QUICK_MIB = 64
 # Measurements of checkpoints, and the size of the victim.
 CHECKPOINTS = {"checkpoint": 16, "leave_running": 1024, "restore": 1024, "dump_rate": 1024}
-MEASUREMENTS = [*MOVES, "throughput", "rate", *CHECKPOINTS]
+MEASUREMENTS = [*MOVES, *SCALES, "throughput", "rate", *CHECKPOINTS]
 
 
 def parse_arguments():
@@ -152,6 +163,9 @@ def main():
                     mib, pages, threads = MOVES[name]
                     mib = min(mib, QUICK_MIB) if arguments.quick else mib
                     samples = bench.downtime(mib, pages, threads)
+                elif name in SCALES:
+                    sizes, place = SCALES[name]
+                    samples = bench.scale(sizes[:2] if arguments.quick else sizes, place)
                 else:
                     mib = CHECKPOINTS.get(name, 1024)
                     samples = getattr(bench, name)(min(mib, QUICK_MIB) if arguments.quick else mib)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * tick DIR [MIB [PAGES_PER_SECOND [IDLE_THREADS]]]: sees its own downtime. Defaults: 16 MiB, 0
- *pages a second, no idle threads.
+ * tick DIR [MIB [PAGES_PER_SECOND [IDLE_THREADS [PROCESSES [DESCRIPTORS [MAPPINGS]]]]]]: sees its own downtime. Defaults:
+ * 16 MiB, 0 pages a second, and none of the others: idle threads, idle children, open files (files, eventfds and both ends
+ * of pipes, each its own) and mappings of a page.
  *
  * A thread of its own wakes each millisecond, reads CLOCK_REALTIME and records the gap since the
  *time before. A second one writes random pages of the resident memory at the given rate. A check
@@ -19,9 +20,14 @@
  */
 #include "victim.h"
 
+#include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 
 #define STALL_NS 2000000
 #define TICK_NS 1000000
@@ -126,6 +132,46 @@ static void thread_start(void *(*run)(void *), struct state *s)
 	pthread_attr_destroy(&attributes);
 }
 
+static void start_children(long count)
+{
+	for (long i = 0; i < count; i++) {
+		pid_t child = fork();
+
+		MUST(child >= 0);
+		if (child == 0) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			for (;;)
+				pause();
+		}
+	}
+}
+
+static void open_files(struct victim *v, long count)
+{
+	struct rlimit limit;
+
+	MUST(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+	limit.rlim_cur = limit.rlim_max;
+	MUST(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+	for (long i = 0; i < count; i += 4) {
+		int ends[2];
+
+		MUST(open(victim_path(v, "file"), O_RDWR | O_CREAT | O_CLOEXEC, 0600) >= 0);
+		MUST(eventfd((unsigned int)i, EFD_CLOEXEC) >= 0);
+		MUST(pipe2(ends, O_CLOEXEC) == 0);
+	}
+}
+
+/* Neighbours differ, so that the kernel does not make one mapping of them. */
+static void map_pages(long count)
+{
+	for (long i = 0; i < count; i++) {
+		int protection = i % 2 ? PROT_READ : PROT_READ | PROT_WRITE;
+
+		MUST(mmap(NULL, VICTIM_PAGE, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED);
+	}
+}
+
 static bool verify(struct victim *v, void *context)
 {
 	struct state *s = context;
@@ -159,6 +205,9 @@ int main(int argc, char **argv)
 		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	MUST(s.area != MAP_FAILED);
 	victim_fill(s.area, s.pages * VICTIM_PAGE, 1);
+	start_children(victim_arg(&v, 3, 0));
+	open_files(&v, victim_arg(&v, 4, 0));
+	map_pages(victim_arg(&v, 5, 0));
 	for (long i = 0; i < idle; i++)
 		thread_start(idle_always, &s);
 	s.since_ns = victim_now_ns(CLOCK_REALTIME);
