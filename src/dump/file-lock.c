@@ -1,40 +1,66 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Locks of fcntl(2) and flock(2).
+ * Locks and leases of fcntl(2), and locks of flock(2).
  *
- * fdinfo of a descriptor tells which locks its process, or the open file, holds. /proc/locks is not asked: opening it waits
- * for an RCU grace period, which is up to 20 ms of downtime.
+ * fdinfo of a descriptor tells which locks its table of descriptors, or the open file, holds. /proc/locks is not asked:
+ * opening it waits for an RCU grace period, which is up to 20 ms of downtime.
+ *
+ * A lease that is being broken is refused: what it was before is told nowhere, and whoever wants the file waits for its end,
+ * which comes within /proc/sys/fs/lease-break-time.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "dump/file-kind.h"
 
-/* "1: POSIX  ADVISORY  WRITE 4567 fe:01:1234 0 EOF"; false when it is no lock of a kind that can be taken again. */
-static bool parse_lock(const char *text, FileLock *lock)
+static const struct {
+	const char *name; /* as fdinfo has it */
+	FileLock__Kind kind;
+} lock_kinds[] = {
+	{ "POSIX", FILE_LOCK__KIND__POSIX },
+	{ "FLOCK", FILE_LOCK__KIND__FLOCK },
+	{ "OFDLCK", FILE_LOCK__KIND__OFD },
+	{ "LEASE", FILE_LOCK__KIND__LEASE },
+};
+
+#define COUNT(table) (sizeof(table) / sizeof((table)[0]))
+
+/*
+ * "1: POSIX  ADVISORY  WRITE 4567 fe:01:1234 0 EOF", "1: LEASE  ACTIVE    READ 4567 ..."; false when it is of no kind that can
+ * be taken again.
+ */
+static bool parse_lock(const char *text, FileLock *lock, bool *ret_breaking)
 {
-	char kind[16], access[16], end[32];
+	char kind[16], state[16], access[16], end[32];
 	unsigned long long start;
 	int pid;
 
-	if (sscanf(text, "%*d: %15s %*15s %15s %d %*s %llu %31s", kind, access, &pid, &start,
-		   end) != 5)
+	if (sscanf(text, "%*d: %15s %15s %15s %d %*s %llu %31s", kind, state, access, &pid, &start, end) != 6)
 		return false;
-	if (strcmp(kind, "POSIX") == 0)
-		lock->kind = FILE_LOCK__KIND__POSIX;
-	else if (strcmp(kind, "FLOCK") == 0)
-		lock->kind = FILE_LOCK__KIND__FLOCK;
-	else if (strcmp(kind, "OFDLCK") == 0)
-		lock->kind = FILE_LOCK__KIND__OFD;
-	else
-		return false;
+	*ret_breaking = strcmp(state, "BREAKING") == 0;
 	lock->write = strcmp(access, "WRITE") == 0;
 	lock->pid = pid > 0 ? (uint32_t)pid : 0;
 	lock->start = start;
 	lock->end = strcmp(end, "EOF") == 0 ? UINT64_MAX : strtoull(end, NULL, 10);
-	return true;
+	for (size_t i = 0; i < COUNT(lock_kinds); i++)
+		if (strcmp(kind, lock_kinds[i].name) == 0) {
+			lock->kind = lock_kinds[i].kind;
+			return true;
+		}
+	return false;
+}
+
+/* What has a place in a file system can be locked. */
+static bool may_have_locks(const struct dump_file *file)
+{
+	mode_t mode = file->st.st_mode;
+
+	if (file->flags & O_PATH || file->link[0] != '/')
+		return false;
+	return S_ISREG(mode) || S_ISDIR(mode) || S_ISCHR(mode) || S_ISBLK(mode) || S_ISFIFO(mode);
 }
 
 int dump_locks_collect(struct dump_context *ctx, const struct dump_file *file,
@@ -43,7 +69,7 @@ int dump_locks_collect(struct dump_context *ctx, const struct dump_file *file,
 	const char *info;
 	size_t count = 0;
 
-	if (!S_ISREG(file->st.st_mode))
+	if (!may_have_locks(file))
 		return 0;
 	info = dump_file_text(file);
 	for (const char *text = dump_file_info(info, "lock"); text;
@@ -61,16 +87,17 @@ int dump_locks_collect(struct dump_context *ctx, const struct dump_file *file,
 	for (const char *text = dump_file_info(info, "lock"); text;
 	     text = dump_file_info(text, "lock")) {
 		FileLock *lock = dump_arena_take(arena, sizeof(*lock));
+		bool breaking = false;
 
 		if (!lock)
 			return -ENOMEM;
 		file_lock__init(lock);
-		if (parse_lock(text, lock))
-			message->locks[message->n_locks++] = lock;
+		if (!parse_lock(text, lock, &breaking))
+			dump_file_refuse(ctx, file, IMAGE_KIND_FILE_LOCK_OTHER);
+		else if (breaking)
+			dump_file_refuse(ctx, file, IMAGE_KIND_LEASE_BREAKING);
 		else
-			dump_file_block(ctx, file,
-					"it holds a lease or a lock that cannot be moved",
-					"let the program give it up first");
+			message->locks[message->n_locks++] = lock;
 	}
 	return 0;
 }

@@ -289,18 +289,48 @@ static void refuse_unknown(struct dump_context *ctx, const struct dump_file *fil
 	dump_file_refuse(ctx, file, refused[i].kind);
 }
 
-static void check_owner(struct dump_context *ctx, const struct dump_file *file)
+static bool thread_in_tree(const struct dump_context *ctx, pid_t tid)
 {
-	if (file->owner.pid == 0 || dump_context_find(ctx, (pid_t)file->owner.pid))
-		return;
-	if (file->owner.pid_type == F_OWNER_PGRP || (file->flags & O_PATH))
-		return;
-	dump_file_block(
-		ctx, file, "its signals go to a process outside of the tree",
-		"move that process's tree instead, or let the program reset the owner (F_SETOWN)");
+	array_for_each (process, &ctx->processes)
+		array_for_each (thread, &(*process)->threads)
+			if (*thread == tid)
+				return true;
+	return false;
 }
 
-static int describe(struct dump_context *ctx, const struct dump_file *file, struct dump_open *open,
+static bool group_in_tree(const struct dump_context *ctx, pid_t group)
+{
+	array_for_each (process, &ctx->processes)
+		if ((*process)->stat.pgid == group)
+			return true;
+	return false;
+}
+
+/* The root's group gets the root's number, if it is one from outside. */
+static void check_owner(struct dump_context *ctx, struct dump_file *file)
+{
+	const struct procfs_stat *root = &ctx->processes.items[0]->stat;
+	FileOwner *owner = &file->owner;
+	bool inside;
+
+	if (owner->pid == 0 || (file->flags & O_PATH))
+		return;
+	if (S_ISDIR(file->st.st_mode)) {
+		dump_file_refuse(ctx, file, IMAGE_KIND_DNOTIFY);
+		return;
+	}
+	if (owner->pid_type == F_OWNER_PGRP && owner->pid == (uint32_t)root->pgid && !dump_context_find(ctx, root->pgid))
+		owner->pid = (uint32_t)ctx->root;
+	if (owner->pid_type == F_OWNER_PGRP)
+		inside = owner->pid == (uint32_t)ctx->root || group_in_tree(ctx, (pid_t)owner->pid);
+	else
+		inside = owner->pid_type == F_OWNER_TID ? thread_in_tree(ctx, (pid_t)owner->pid)
+							: dump_context_find(ctx, (pid_t)owner->pid) != NULL;
+	if (!inside)
+		dump_file_refuse(ctx, file, IMAGE_KIND_FILE_OWNER);
+}
+
+static int describe(struct dump_context *ctx, struct dump_file *file, struct dump_open *open,
 		    struct error *error)
 {
 	for (size_t i = 0; i < COUNT(kinds); i++) {

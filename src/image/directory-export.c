@@ -33,6 +33,7 @@
 
 #define CRIU_LOCK_POSIX 1 /* file_lock_entry.flag, as FL_* of the kernel */
 #define CRIU_LOCK_FLOCK 2
+#define CRIU_LOCK_LEASE 32
 #define CRIU_LOCK_OFD   1024
 
 /* What a thread has in rax that a signal took out of a system call: errno.h of the kernel. */
@@ -298,6 +299,7 @@ static int export_lock(struct exporter *exporter, const struct image_record *rec
 
 	entry.flag = lock->kind == FILE_LOCK__KIND__POSIX ? CRIU_LOCK_POSIX
 		     : lock->kind == FILE_LOCK__KIND__FLOCK ? CRIU_LOCK_FLOCK
+		     : lock->kind == FILE_LOCK__KIND__LEASE ? CRIU_LOCK_LEASE
 							    : CRIU_LOCK_OFD;
 	entry.type = lock->write ? F_WRLCK : F_RDLCK;
 	entry.pid = (int32_t)(lock->kind == FILE_LOCK__KIND__POSIX ? lock->pid : record->id);

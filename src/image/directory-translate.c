@@ -19,6 +19,7 @@
 
 #define LOCK_FLAG_POSIX 1 /* file_lock_entry.flag */
 #define LOCK_FLAG_FLOCK 2
+#define LOCK_FLAG_LEASE 32
 #define TASK_ALIVE      1 /* task_core_entry.task_state */
 #define TASK_STOPPED    3
 
@@ -223,6 +224,7 @@ static int lock_of(struct importer *importer, const FileLockEntry *entry, FileLo
 	file_lock__init(lock);
 	lock->kind = entry->flag == LOCK_FLAG_POSIX   ? FILE_LOCK__KIND__POSIX
 		     : entry->flag == LOCK_FLAG_FLOCK ? FILE_LOCK__KIND__FLOCK
+		     : entry->flag == LOCK_FLAG_LEASE ? FILE_LOCK__KIND__LEASE
 						      : FILE_LOCK__KIND__OFD;
 	lock->write = entry->type != F_RDLCK;
 	lock->pid = (uint32_t)entry->pid;

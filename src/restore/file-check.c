@@ -1,13 +1,21 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The target's preflight of files and addresses: each IMAGE_FILE_CHECK record is compared with what
- * is here, each address that the tree has is tried. All that is wrong is listed.
+ * is here, each address that the tree has is tried. A file of which the tree has a lease must have
+ * none here: to open it would break that, which is the source's own if both hosts have the file.
+ * All that is wrong is listed.
  */
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 
+#include "regfile.pb-c.h"
 #include "restore/file-kind.h"
 #include "restore/files.h"
+#include "util/cleanup.h"
 
 struct checks {
 	ARRAY(FileCheck *) list; /* owned */
@@ -108,10 +116,90 @@ static int check_addresses(const struct image_set *images, struct image_blockers
 	return 0;
 }
 
+/* Is there a lease of any process of this host on the file? */
+static bool is_leased(const char *path)
+{
+	_cleanup_file_ FILE *file = fopen("/proc/locks", "re");
+	_cleanup_free_ char *line = NULL;
+	size_t size = 0;
+	struct stat st;
+
+	if (!file || stat(path, &st) < 0)
+		return false;
+	while (getline(&line, &size, file) > 0) {
+		unsigned int device_major, device_minor;
+		unsigned long inode;
+
+		if (sscanf(line, "%*d: LEASE %*s %*s %*d %x:%x:%lu", &device_major, &device_minor, &inode) == 3 &&
+		    makedev(device_major, device_minor) == st.st_dev && inode == st.st_ino)
+			return true;
+	}
+	return false;
+}
+
+/* The path of an open file that is not deleted; owned by the caller, NULL without. */
+static int path_of(const struct image_set *images, uint32_t id, char **ret, struct error *error)
+{
+	const struct image_record *record;
+	size_t cursor = 0;
+
+	while ((record = image_set_next(images, IMAGE_REMAP_PATH, IMAGE_ANY, &cursor))) {
+		_cleanup_message_ RemapPath *remap = NULL;
+		int r = image_unpack(record, remap_path, &remap, error);
+
+		if (r < 0 || remap->orig_id == id)
+			return r;
+	}
+	cursor = 0;
+	while ((record = image_set_next(images, IMAGE_FILES, IMAGE_ANY, &cursor))) {
+		_cleanup_message_ OpenFile *file = NULL;
+		int r = image_unpack(record, open_file, &file, error);
+
+		if (r < 0)
+			return r;
+		if (file->id != id || !file->reg)
+			continue;
+		*ret = strdup(file->reg->name);
+		return *ret ? 0 : error_set(error, -ENOMEM, "no memory for a path");
+	}
+	return 0;
+}
+
+static bool has_lease(const Descriptor *descriptor)
+{
+	for (size_t i = 0; i < descriptor->n_locks; i++)
+		if (descriptor->locks[i]->kind == FILE_LOCK__KIND__LEASE)
+			return true;
+	return false;
+}
+
+static int check_leases(const struct image_set *images, struct image_blockers *blockers, struct error *error)
+{
+	const struct image_record *record;
+	size_t cursor = 0;
+
+	while ((record = image_set_next(images, IMAGE_FDINFO, IMAGE_ANY, &cursor))) {
+		_cleanup_message_ Descriptor *descriptor = NULL;
+		_cleanup_free_ char *path = NULL;
+		int r = image_unpack(record, descriptor, &descriptor, error);
+
+		if (r == 0 && has_lease(descriptor))
+			r = path_of(images, descriptor->id, &path, error);
+		if (r < 0)
+			return r;
+		if (path && is_leased(path))
+			image_blockers_add(blockers, 0, "file", "a process here has a lease on it, which opening it would break",
+					   "let the program give its lease up before the move", "%s", path);
+	}
+	return 0;
+}
+
 int restore_files_check(const struct image_set *images, struct image_blockers *blockers,
 			struct error *error)
 {
 	int r = check_files(images, blockers, error);
 
+	if (r == 0)
+		r = check_leases(images, blockers, error);
 	return r < 0 ? r : check_addresses(images, blockers, error);
 }

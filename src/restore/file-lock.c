@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Locks.
+ * Locks and leases.
  *
  * A POSIX lock belongs to a process, so it is taken by a call inside it: at first in the batch that
  * installs the descriptors, later, when that found the lock still taken, by a batch in the running
@@ -34,6 +34,8 @@ int restore_lock_call(struct tracee_batch *batch, const struct restore_lock *loc
 	if (lock->kind == FILE_LOCK__KIND__FLOCK)
 		return tracee_batch_try(batch, SYS_flock, lock->number,
 					(lock->write ? LOCK_EX : LOCK_SH) | LOCK_NB);
+	if (lock->kind == FILE_LOCK__KIND__LEASE)
+		return tracee_batch_try(batch, SYS_fcntl, lock->number, F_SETLEASE, lock->write ? F_WRLCK : F_RDLCK);
 	return tracee_batch_try(batch, SYS_fcntl, lock->number,
 				lock->kind == FILE_LOCK__KIND__OFD ? F_OFD_SETLK : F_SETLK,
 				tracee_batch_data(batch, &range, sizeof(range)));

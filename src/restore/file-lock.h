@@ -2,7 +2,9 @@
 /*
  * Locks of fcntl(2) and flock(2) that could not be taken while the tree was built, because the
  * source's frozen process still held them: the usual case on a file system that both hosts are on.
- * They are taken when the source has ended its copy. Until then the source's locks keep others out.
+ * They are taken when the source has ended its copy. Until then the source's locks keep others out,
+ * the tree's own waiters too; at that moment a process of the tree that waits for such a lock may
+ * come first, and the holder is without it for good.
  *
  * The list is a value of its own, since it is needed after the tree is let go.
  */

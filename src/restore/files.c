@@ -252,9 +252,7 @@ static int build_install(struct restore_tree *tree, struct restore_process *proc
 		const Descriptor *message = descriptors->list.items[i];
 
 		for (size_t k = 0; r == 0 && k < message->n_locks; k++)
-			if (message->locks[k]->kind != FILE_LOCK__KIND__POSIX ||
-			    message->locks[k]->pid == (uint32_t)process->pid)
-				r = add_lock(install, (int)message->fd, message->locks[k]);
+			r = add_lock(install, (int)message->fd, message->locks[k]);
 	}
 	if (r == 0)
 		r = restore_install_end(install);

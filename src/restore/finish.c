@@ -38,12 +38,13 @@ int restore_finish(struct restore_tree *tree, struct error *error)
 
 	for (size_t i = 0; r == 0 && i < sizeof(before_files) / sizeof(before_files[0]); i++)
 		r = for_each_process(tree, before_files[i], error);
+	/* Groups before files: the owner of a descriptor's signals may be one. */
+	if (r == 0)
+		r = restore_layout_groups(tree, error);
 	if (r == 0)
 		r = restore_files_apply(tree, tree->images, error);
 	if (r == 0)
 		r = restore_shared_finish(tree, error);
-	if (r == 0)
-		r = restore_layout_groups(tree, error);
 	for (size_t i = 0; r == 0 && i < sizeof(after_files) / sizeof(after_files[0]); i++)
 		r = for_each_process(tree, after_files[i], error);
 	return r;

@@ -10,8 +10,9 @@ VICTIMS = [
     "timers", "creds", "procattr", "seccomp", "seccomp:sync",
     "files", "deleted", "deleted:map", "pipes", "fifo", "eventfd", "epoll", "timerfd", "signalfd", "inotify", "unixpair",
     "listen-tcp", "listen-unix", "udp", "tree",
+    "locks", "leases",
 ]
-PRIVATE = {"fifo", "listen-unix"}  # have an object in the file system that each host needs for itself
+PRIVATE = {"fifo", "leases", "listen-unix", "locks"}  # have an object in the file system that each host needs for itself
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "postcopy"])

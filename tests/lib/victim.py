@@ -137,9 +137,13 @@ class Victim:
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(mode=0o777)
         for entry in source.iterdir():
-            mode = entry.lstat().st_mode
+            status = entry.lstat()
+            mode = status.st_mode
             if stat.S_ISFIFO(mode):
                 os.mkfifo(target / entry.name, stat.S_IMODE(mode))
+            elif stat.S_ISREG(mode) and status.st_size == 0:  # to open it could break a lease
+                (target / entry.name).touch(stat.S_IMODE(mode))
+                os.utime(target / entry.name, ns=(status.st_atime_ns, status.st_mtime_ns))
             elif stat.S_ISREG(mode):
                 shutil.copy2(entry, target / entry.name)
 

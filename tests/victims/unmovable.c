@@ -17,6 +17,8 @@
 #include <linux/userfaultfd.h>
 #include <mqueue.h>
 #include <netinet/in.h>
+#include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/fanotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -111,6 +113,20 @@ static void open_others(void)
 	mq_unlink("/unmovable");
 }
 
+static void open_files(const struct victim *v)
+{
+	int watched = open(victim_path(v, "."), O_RDONLY | O_DIRECTORY), owned = eventfd(0, 0);
+	int leased = open(victim_path(v, "leased"), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+
+	MUST(signal(SIGIO, SIG_IGN) != SIG_ERR && watched >= 0 && owned >= 0 && leased >= 0);
+	descriptor("dnotify", fcntl(watched, F_NOTIFY, DN_CREATE | DN_MULTISHOT) < 0 ? -1 : watched);
+	descriptor("owner", fcntl(owned, F_SETOWN, 1) < 0 ? -1 : owned);
+	/* Somebody asks for it: the lease is being broken. */
+	if (fcntl(leased, F_SETLEASE, F_WRLCK) < 0 || open(victim_path(v, "leased"), O_RDONLY | O_NONBLOCK) >= 0)
+		return;
+	descriptor("leased", leased);
+}
+
 static void open_memory(void)
 {
 	int segment = shmget(IPC_PRIVATE, VICTIM_PAGE, 0600);
@@ -167,6 +183,7 @@ int main(int argc, char **argv)
 	open_faults();
 	open_sockets();
 	open_others();
+	open_files(&v);
 	open_memory();
 	become();
 	MUST(fclose(kinds) == 0);
