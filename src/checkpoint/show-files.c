@@ -232,6 +232,15 @@ static uint32_t add_open_file(struct show *show, const OpenFile *file, json_t *o
 		json_object_set_new(object, "signals", show_address(file->sgfd->sigmask));
 		return file->sgfd->flags;
 	}
+	if (file->pidfd) {
+		set_text(object, "kind", "pidfd");
+		json_object_set_new(object, "pid", json_integer(file->pidfd->nspid));
+		return file->pidfd->flags;
+	}
+	if (file->nsf) {
+		set_text(object, "kind", "namespace");
+		return file->nsf->flags;
+	}
 	if (file->memfd) {
 		set_text(object, "kind", "memfd");
 		json_object_set_new(object, "object", show_number(file->memfd->inode_id));

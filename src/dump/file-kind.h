@@ -75,6 +75,8 @@ extern const struct dump_file_kind dump_kind_epoll;
 extern const struct dump_file_kind dump_kind_timerfd;
 extern const struct dump_file_kind dump_kind_signalfd;
 extern const struct dump_file_kind dump_kind_inotify;
+extern const struct dump_file_kind dump_kind_pidfd;
+extern const struct dump_file_kind dump_kind_namespace;
 
 /* A descriptor, once it is known which open file it stands for. */
 struct dump_descriptor {

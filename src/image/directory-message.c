@@ -9,6 +9,7 @@
 
 #include "core.pb-c.h"
 #include "directory-private.h"
+#include "fdinfo.pb-c.h"
 #include "sk-packet.pb-c.h"
 
 #define OWN_FIELD 1000 /* the first number that is ours */
@@ -20,6 +21,7 @@ static const struct {
 } newer_fields[] = {
 	{ &socket_packet__descriptor, 128 },
 	{ &core_process__descriptor, 19 },
+	{ &open_file__descriptor, 22 },
 };
 
 void *image_arena_take(struct image_arena *arena, size_t size)

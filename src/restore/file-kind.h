@@ -45,6 +45,8 @@ extern const struct restore_file_kind restore_kind_epoll;
 extern const struct restore_file_kind restore_kind_timerfd;
 extern const struct restore_file_kind restore_kind_signalfd;
 extern const struct restore_file_kind restore_kind_inotify;
+extern const struct restore_file_kind restore_kind_pidfd;
+extern const struct restore_file_kind restore_kind_namespace;
 
 /* pipe.c: a pipe or FIFO while its ends are opened. */
 struct restore_pipe {

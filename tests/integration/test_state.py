@@ -10,7 +10,7 @@ VICTIMS = [
     "timers", "creds", "procattr", "seccomp", "seccomp:sync",
     "files", "deleted", "deleted:map", "pipes", "fifo", "eventfd", "epoll", "timerfd", "signalfd", "inotify", "unixpair",
     "listen-tcp", "listen-unix", "udp", "tree",
-    "locks", "leases",
+    "locks", "leases", "procfiles",
 ]
 PRIVATE = {"fifo", "leases", "listen-unix", "locks"}  # have an object in the file system that each host needs for itself
 

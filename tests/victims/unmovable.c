@@ -17,6 +17,7 @@
 #include <linux/userfaultfd.h>
 #include <mqueue.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/fanotify.h>
@@ -93,19 +94,30 @@ static void open_sockets(void)
 	close(listener);
 }
 
+static int other_namespace(void)
+{
+	int own = open("/proc/self/ns/uts", O_RDONLY | O_CLOEXEC), other;
+
+	if (own < 0 || unshare(CLONE_NEWUTS) < 0)
+		return -1;
+	other = open("/proc/self/ns/uts", O_RDONLY);
+	MUST(setns(own, CLONE_NEWUTS) == 0 && close(own) == 0);
+	return other;
+}
+
 static void open_others(void)
 {
 	struct perf_event_attr event = {.type = PERF_TYPE_SOFTWARE, .size = sizeof(event), .config = PERF_COUNT_SW_PAGE_FAULTS};
 	union bpf_attr map = {.map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = 8, .max_entries = 1};
 	struct landlock_ruleset_attr rules = {.handled_access_fs = LANDLOCK_ACCESS_FS_EXECUTE};
 
-	descriptor("pidfd", syscall(SYS_pidfd_open, getpid(), 0));
+	descriptor("pidfd", syscall(SYS_pidfd_open, 1, 0));
 	descriptor("fanotify", fanotify_init(FAN_CLASS_NOTIF, O_RDONLY));
 	descriptor("perf", syscall(SYS_perf_event_open, &event, 0, -1, -1, 0));
 	descriptor("bpf", syscall(SYS_bpf, BPF_MAP_CREATE, &map, sizeof(map)));
 	descriptor("landlock", syscall(SYS_landlock_create_ruleset, &rules, sizeof(rules), 0));
 	descriptor("fsopen", fsopen("tmpfs", 0));
-	descriptor("namespace", open("/proc/self/ns/net", O_RDONLY));
+	descriptor("namespace", other_namespace());
 	descriptor("pty", posix_openpt(O_RDWR | O_NOCTTY));
 	descriptor("kvm", open("/dev/kvm", O_RDWR));
 	descriptor("tun", open("/dev/net/tun", O_RDWR));
