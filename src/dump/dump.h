@@ -40,9 +40,11 @@ struct dump_shared; /* shared-memory.h: shared memory objects seen so far */
 struct dump_seccomp; /* seccomp.c: filters seen at the freeze */
 struct dump_status; /* parts.h: /proc/PID/status */
 struct dump_host;   /* parts.h: what does not change about this machine */
+struct net_lock;    /* net/lock.h */
 
 struct dump_options {
 	bool tcp_close;     /* established TCP connections are restored as closed by the peer */
+	bool tcp_established; /* they go along; without either they are blockers */
 	bool refuse_locks;  /* locks on files are in the way, rather than taken along */
 	bool shell_job; /* the tree shares the terminal it was started from with processes outside of it: tty.c */
 	uint64_t ghost_limit; /* bytes of one deleted file that may travel in the images; 0: 1 GiB */
@@ -80,6 +82,8 @@ struct dump_context {
 	struct image_set *images;           /* where records go during a call; borrowed, NULL between calls */
 	struct image_blockers blockers;     /* found so far, owned */
 	int64_t deadline;                   /* for batches, see util/clock.h; CLOCK_FOREVER unless the caller sets it */
+	struct net_lock *lock;              /* stops TCP connections at the freeze; borrowed, NULL: nothing does */
+	bool has_tcp;                       /* a collection has met a TCP socket */
 	struct dump_files *files;           /* owned by files.c, made on first use */
 	struct dump_shared *shared;         /* owned by shared-memory.c, made on first use */
 	struct dump_seccomp *seccomp;       /* owned by seccomp.c, made on first use */

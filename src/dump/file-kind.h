@@ -143,6 +143,7 @@ struct dump_pipes;
 struct dump_unix;
 struct dump_epolls;
 struct dump_mounts;
+struct dump_inet;
 
 /* What files.c knows. */
 struct dump_files {
@@ -160,6 +161,7 @@ struct dump_files {
 	struct dump_unix *sockets;  /* unix-socket.c, of this collection */
 	struct dump_epolls *epolls; /* epoll.c, of this collection */
 	struct dump_mounts *mounts; /* inotify.c, of this collection */
+	struct dump_inet *inet;     /* inet-socket.c, of this collection */
 	ARRAY(uint32_t) terminals;  /* ids of IMAGE_TTY_INFO records of this collection */
 	struct buffer info;	    /* text of the fdinfo at hand */
 };
@@ -254,3 +256,4 @@ void dump_pipes_free(struct dump_pipes *pipes);
 void dump_unix_free(struct dump_unix *sockets);
 void dump_epolls_free(struct dump_epolls *epolls);
 void dump_mounts_free(struct dump_mounts *mounts);
+void dump_inet_free(struct dump_inet *inet);

@@ -80,6 +80,7 @@ static void forget_collection(struct dump_files *files)
 	dump_unix_free(steal_ptr(&files->sockets));
 	dump_epolls_free(steal_ptr(&files->epolls));
 	dump_mounts_free(steal_ptr(&files->mounts));
+	dump_inet_free(steal_ptr(&files->inet));
 }
 
 void dump_files_free(struct dump_files *files)

@@ -3,15 +3,17 @@
  * TCP and UDP sockets.
  *
  * Model. All facts come from the socket itself: getsockname(2), getpeername(2), TCP_INFO (for a
- * listening socket its "unacked" and "sacked" are the connections that wait and the backlog). TCP
- * sockets that listen or were never connected, and UDP sockets, are moved. A TCP connection is a
- * blocker, unless dump_options.tcp_close says that the target may make a socket of it whose peer
- * has closed.
+ * listening socket its "unacked" and "sacked" are the connections that wait and the backlog).
+ *
+ * TCP at the freeze. What comes in after a connection was read would be acknowledged here and lost
+ * there. So TCP sockets are only noted while descriptors are collected; then dump_context.lock
+ * stops all of them at once; then each is read (tcp.c) and described. With dump_options.tcp_close
+ * the target makes a socket of a connection whose peer has closed, and nothing is read.
  *
  * Datagrams that wait in a UDP socket are lost in a move, as the network may lose them.
  *
- * Failure modes, all blockers: other protocols; connections that wait to be accepted; packets
- * filtered by eBPF.
+ * Failure modes, all blockers: other protocols; connections that wait to be accepted; those that
+ * tcp.c refuses; packets filtered by eBPF.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -19,14 +21,20 @@
 #include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "dump/file-kind.h"
 #include "dump/files.h"
+#include "dump/tcp.h"
 #include "image/socket-options.h"
+#include "net/lock.h"
+#include "util/cleanup.h"
 
 union address {
 	struct sockaddr any;
@@ -43,6 +51,20 @@ struct inet_facts {
 	union address source; /* port 0: not bound */
 	union address destination;
 	bool connected; /* `destination` is right */
+};
+
+/* What remains of a struct dump_file when its descriptor is closed. */
+struct inet_socket {
+	struct dump_process *process; /* borrowed */
+	int number;
+	int fd; /* ours; owned once it is noted */
+	uint32_t id, ino, flags;
+	FileOwner owner;
+	bool frozen;
+};
+
+struct dump_inet {
+	ARRAY(struct inet_socket) tcp; /* at the freeze: noted, not described yet */
 };
 
 static int get_int(int fd, int level, int name)
@@ -85,6 +107,11 @@ static int read_inet_facts(int fd, struct inet_facts *ret)
 			return -errno;
 		ret->state = info.tcpi_state;
 	}
+	/* getpeername(2) tells of no peer that has not answered. */
+	if (ret->state == TCP_SYN_SENT) {
+		size = ret->domain == AF_INET6 ? sizeof(ret->destination.v6) : sizeof(ret->destination.v4);
+		ret->connected = getsockopt(fd, SOL_SOCKET, SO_PEERNAME, &ret->destination, &size) == 0;
+	}
 	if (ret->state == TCP_LISTEN) {
 		ret->waiting = info.tcpi_unacked;
 		ret->backlog = info.tcpi_sacked;
@@ -111,7 +138,7 @@ static void format_address(const union address *address, char *text, size_t size
 	}
 }
 
-static void block(struct dump_context *ctx, const struct dump_file *file,
+static void block(struct dump_context *ctx, const struct inet_socket *file,
 		  const struct inet_facts *facts, const char *cause, const char *remedy)
 {
 	char source[64], destination[64];
@@ -127,12 +154,19 @@ static void block(struct dump_context *ctx, const struct dump_file *file,
 			 facts->connected ? destination : "");
 }
 
+static bool is_connection(const struct inet_facts *facts)
+{
+	return facts->protocol == IPPROTO_TCP && facts->state != TCP_CLOSE && facts->state != TCP_LISTEN;
+}
+
 /* True when the socket cannot be moved. */
-static bool blocked(struct dump_context *ctx, const struct dump_file *file,
+static bool blocked(struct dump_context *ctx, const struct inet_socket *file,
 		    const struct inet_facts *facts)
 {
+	struct error error = ERROR_INIT;
 	bool tcp = facts->type == SOCK_STREAM && facts->protocol == IPPROTO_TCP;
 	bool udp = facts->type == SOCK_DGRAM && facts->protocol == IPPROTO_UDP;
+	int r;
 
 	if (!tcp && !udp) {
 		block(ctx, file, facts, "only TCP and UDP sockets can be moved",
@@ -148,8 +182,15 @@ static bool blocked(struct dump_context *ctx, const struct dump_file *file,
 		      "try again when they have been accepted, or use --tcp-close");
 		return true;
 	}
-	block(ctx, file, facts, "established TCP connections cannot be moved",
-	      "use --tcp-close: the moved program then sees them closed");
+	if (!ctx->options->tcp_established) {
+		block(ctx, file, facts, "an established TCP connection goes along only when that is asked for",
+		      "use --tcp-established, or --tcp-close: the program then sees it closed");
+		return true;
+	}
+	r = dump_tcp_refused(file->fd, &error);
+	if (r == 0 || (r == -EAGAIN && !file->frozen))
+		return false;
+	block(ctx, file, facts, error.message, "let the program close it first, or use --tcp-close");
 	return true;
 }
 
@@ -164,7 +205,7 @@ static void fill_words(const union address *address, uint32_t words[4], size_t *
 	}
 }
 
-static int add_record(struct dump_context *ctx, const struct dump_file *file, InetSocket *message,
+static int add_record(struct dump_context *ctx, const struct inet_socket *file, InetSocket *message,
 		      struct error *error)
 {
 	struct image_socket_options *options = NULL;
@@ -176,7 +217,8 @@ static int add_record(struct dump_context *ctx, const struct dump_file *file, In
 	r = dump_socket_options(ctx, file->fd, (int)message->family, (int)message->type,
 				(int)message->proto, &options, &filter);
 	if (r == -EOPNOTSUPP) {
-		dump_file_block(ctx, file, filter.message, "let the program detach it first");
+		dump_blocker_add(ctx, file->process->pid, "descriptor", filter.message,
+				 "let the program detach it first", "fd %d -> socket:[%u]", file->number, file->ino);
 		return 0;
 	}
 	if (r < 0)
@@ -189,7 +231,29 @@ static int add_record(struct dump_context *ctx, const struct dump_file *file, In
 	return dump_file_add(ctx, &open, error);
 }
 
-static int dump(struct dump_context *ctx, const struct dump_file *file, struct error *error)
+/* The record of a connection: the message, then its queues. */
+static int add_stream(struct dump_context *ctx, const struct inet_socket *file, uint32_t *ret_state, struct error *error)
+{
+	_cleanup_buffer_ struct buffer data = BUFFER_INIT;
+	TcpStream message = TCP_STREAM__INIT;
+	int r = dump_tcp_read(file->fd, &message, &data, ret_state, error);
+
+	if (r == 0)
+		r = image_set_add(ctx->images, IMAGE_TCP_STREAM, file->ino, &message.base, error);
+	if (r == 0 && data.size > 0)
+		r = image_set_add_bytes(ctx->images, IMAGE_TCP_STREAM, file->ino, data.data, data.size, error);
+	return r;
+}
+
+/* The program has said that it reads no more; or nothing can come any more. */
+static bool is_shut_for_reading(int fd)
+{
+	struct pollfd look = { .fd = fd, .events = POLLRDHUP };
+
+	return poll(&look, 1, 0) > 0 && look.revents & POLLRDHUP;
+}
+
+static int describe(struct dump_context *ctx, const struct inet_socket *file, struct error *error)
 {
 	IpOptions ip = IP_OPTIONS__INIT;
 	InetSocket message = INET_SOCKET__INIT;
@@ -203,8 +267,15 @@ static int dump(struct dump_context *ctx, const struct dump_file *file, struct e
 		return error_set_errno(error, r, "looking at a socket");
 	if (blocked(ctx, file, &facts))
 		return 0;
+	if (file->frozen && is_connection(&facts) && !ctx->options->tcp_close) {
+		r = add_stream(ctx, file, &facts.state, error);
+		if (r < 0)
+			return error_wrap(error, r, "PID %d, descriptor %d", file->process->pid, file->number);
+		message.has_shutdown = is_shut_for_reading(file->fd);
+		message.shutdown = SOCKET_SHUTDOWN__SHUTDOWN_READ;
+	}
 	message.id = file->id;
-	message.ino = (uint32_t)file->st.st_ino;
+	message.ino = file->ino;
 	message.family = (uint32_t)facts.domain;
 	message.type = (uint32_t)facts.type;
 	message.proto = (uint32_t)facts.protocol;
@@ -232,9 +303,108 @@ static int dump(struct dump_context *ctx, const struct dump_file *file, struct e
 	return add_record(ctx, file, &message, error);
 }
 
+/* ---- all TCP sockets at once */
+
+/* Each noted socket is a descriptor of ours, and there may be many. */
+static int copy_descriptor(int fd)
+{
+	struct rlimit limit;
+	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+
+	if (copy < 0 && errno == EMFILE && getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+		limit.rlim_cur = limit.rlim_max;
+		if (setrlimit(RLIMIT_NOFILE, &limit) == 0)
+			copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	}
+	return copy < 0 ? -errno : copy;
+}
+
+static int note(struct dump_context *ctx, const struct inet_socket *file, struct error *error)
+{
+	struct dump_files *files = ctx->files;
+	struct inet_socket noted = *file;
+
+	if (!files->inet)
+		files->inet = calloc(1, sizeof(*files->inet));
+	if (!files->inet)
+		return error_set(error, -ENOMEM, "no memory for sockets");
+	noted.fd = copy_descriptor(file->fd);
+	if (noted.fd < 0)
+		return error_set_errno(error, noted.fd, "keeping a socket");
+	if (array_append(&files->inet->tcp, noted) < 0) {
+		close(noted.fd);
+		return error_set(error, -ENOMEM, "no memory for sockets");
+	}
+	return 0;
+}
+
+void dump_inet_free(struct dump_inet *inet)
+{
+	if (!inet)
+		return;
+	array_for_each (file, &inet->tcp)
+		close(file->fd);
+	array_deinit(&inet->tcp);
+	free(inet);
+}
+
+static int add_tuple(struct net_tuples *tuples, int fd)
+{
+	struct inet_facts facts;
+	int r = read_inet_facts(fd, &facts);
+
+	if (r == 0 && facts.state == TCP_LISTEN)
+		r = net_tuples_add_listening(tuples, &facts.source.any, get_int(fd, IPPROTO_IPV6, IPV6_V6ONLY) > 0);
+	else if (r == 0 && facts.connected)
+		r = net_tuples_add(tuples, &facts.source.any, &facts.destination.any);
+	return r;
+}
+
+static int engage(struct dump_context *ctx, const struct dump_inet *inet, struct error *error)
+{
+	struct net_tuples tuples = { 0 };
+	int r = 0;
+
+	if (!ctx->lock)
+		return 0;
+	array_for_each (file, &inet->tcp)
+		if (r == 0)
+			r = add_tuple(&tuples, file->fd);
+	if (r < 0)
+		error_set_errno(error, r, "listing the TCP sockets");
+	if (r == 0)
+		r = net_lock_engage(ctx->lock, &tuples, error);
+	net_tuples_deinit(&tuples);
+	return r;
+}
+
+static int finish(struct dump_context *ctx, struct error *error)
+{
+	struct dump_inet *inet = ctx->files->inet;
+	int r = inet ? engage(ctx, inet, error) : 0;
+
+	for (size_t i = 0; inet && r == 0 && i < inet->tcp.count; i++)
+		r = describe(ctx, &inet->tcp.items[i], error);
+	return r;
+}
+
+static int dump(struct dump_context *ctx, const struct dump_file *file, struct error *error)
+{
+	struct inet_socket noted = {
+		.process = file->process, .number = file->number, .fd = file->fd, .id = file->id,
+		.ino = (uint32_t)file->st.st_ino, .flags = file->flags, .owner = file->owner, .frozen = file->frozen,
+	};
+
+	if (get_int(file->fd, SOL_SOCKET, SO_PROTOCOL) != IPPROTO_TCP)
+		return describe(ctx, &noted, error);
+	ctx->has_tcp = true;
+	return file->frozen ? note(ctx, &noted, error) : describe(ctx, &noted, error);
+}
+
 const struct dump_file_kind dump_kind_inet = {
 	.name = "socket",
 	.type = FILE_TYPE__FILE_INET_SOCKET,
 	.match = match,
 	.dump = dump,
+	.finish = finish,
 };

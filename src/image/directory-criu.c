@@ -28,6 +28,7 @@
 #include "regfile.pb-c.h"
 #include "seccomp.pb-c.h"
 #include "sk-packet.pb-c.h"
+#include "tcp-stream.pb-c.h"
 #include "timens.pb-c.h"
 #include "tty.pb-c.h"
 
@@ -50,6 +51,7 @@ const struct image_criu_kind image_criu_kinds[] = {
 	{ IMAGE_MEMFD, "memfd", false, false, 1212495001, &mem_fd_inode__descriptor, IMAGE_EXTRA_NONE },
 	{ IMAGE_CREDS, "creds", true, false, 1409430855, &creds__descriptor, IMAGE_EXTRA_NONE },
 	{ IMAGE_TIMENS, "timens", true, false, 1125205043, &clocks__descriptor, IMAGE_EXTRA_NONE },
+	{ IMAGE_TCP_STREAM, "tcp-stream", true, true, 1363563782, &tcp_stream__descriptor, IMAGE_EXTRA_STREAM },
 	{ IMAGE_TTY_INFO, "tty-info", false, false, 1497706550, &terminal_info__descriptor, IMAGE_EXTRA_NONE },
 	{ IMAGE_SECCOMP, "seccomp", false, false, 1681993801, &seccomp_filters__descriptor, IMAGE_EXTRA_NONE },
 	{ 0, "filelocks", false, false, 1412576790, &file_lock_entry__descriptor, IMAGE_EXTRA_NONE },
@@ -143,6 +145,8 @@ static int extra_size(const struct image_criu_reader *reader, const struct image
 		return wrong(reader, error, "its message is damaged");
 	if (reader->kind->extra == IMAGE_EXTRA_PIPE)
 		*ret = ((const PipeData *)message)->bytes;
+	else if (reader->kind->extra == IMAGE_EXTRA_STREAM)
+		*ret = (size_t)((const TcpStream *)message)->inq_len + ((const TcpStream *)message)->outq_len;
 	else
 		*ret = ((const SocketPacket *)message)->length;
 	return 0;

@@ -30,7 +30,7 @@ static const struct {
 	const char *begin;
 	const char *what;
 } unsupported[] = {
-	{ "tcp-stream-", "an established TCP connection" }, { "tty", "a terminal" },
+	{ "tty", "a terminal" },
 	{ "ipcns-", "an IPC namespace" },		    { "utsns-", "a UTS namespace" },
 	{ "netns-", "a network namespace" },		    { "userns-", "a user namespace" },
 	{ "pidns-", "a PID namespace" },		    { "autofs-", "an autofs mount" },

@@ -163,6 +163,7 @@ enum image_extra {
 	IMAGE_EXTRA_NONE,
 	IMAGE_EXTRA_PIPE,   /* as many bytes as PipeData says */
 	IMAGE_EXTRA_PACKET, /* as many as SocketPacket says */
+	IMAGE_EXTRA_STREAM, /* as many as both queues of TcpStream */
 	IMAGE_EXTRA_GHOST,  /* content of a deleted file, to the end of the file */
 };
 

@@ -370,7 +370,7 @@ static int write_buffer(int fd, int name, int force, uint32_t wanted, struct err
 	return set_option(fd, SOL_SOCKET, force, &half, sizeof(half), error);
 }
 
-int image_socket_options_finish(int fd, const SocketOptions *options, struct error *error)
+int image_socket_options_finish_connection(int fd, const SocketOptions *options, struct error *error)
 {
 	int r;
 
@@ -379,8 +379,6 @@ int image_socket_options_finish(int fd, const SocketOptions *options, struct err
 		r = write_buffer(fd, SO_RCVBUF, SO_RCVBUFFORCE, options->so_rcvbuf, error);
 	if (r == 0 && options->has_so_buf_lock)
 		r = set_int(fd, SOL_SOCKET, SO_BUF_LOCK, (int)options->so_buf_lock, error);
-	if (r == 0 && options->has_reuseaddr)
-		r = set_int(fd, SOL_SOCKET, SO_REUSEADDR, options->reuseaddr, error);
 	if (r == 0 &&
 	    options->so_passcred) /* other kinds of socket refuse it, even to switch it off */
 		r = set_int(fd, SOL_SOCKET, SO_PASSCRED, options->so_passcred, error);
@@ -389,5 +387,14 @@ int image_socket_options_finish(int fd, const SocketOptions *options, struct err
 
 		r = set_option(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger), error);
 	}
+	return r;
+}
+
+int image_socket_options_finish(int fd, const SocketOptions *options, struct error *error)
+{
+	int r = image_socket_options_finish_connection(fd, options, error);
+
+	if (r == 0 && options->has_reuseaddr)
+		r = set_int(fd, SOL_SOCKET, SO_REUSEADDR, options->reuseaddr, error);
 	return r;
 }

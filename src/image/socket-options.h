@@ -54,3 +54,6 @@ int image_socket_options_write(int fd, const SocketOptions *options, struct erro
  * SO_PASSCRED, SO_LINGER.
  */
 int image_socket_options_finish(int fd, const SocketOptions *options, struct error *error);
+
+/* The same for a socket that is in repair mode, and so without SO_REUSEADDR. */
+int image_socket_options_finish_connection(int fd, const SocketOptions *options, struct error *error);

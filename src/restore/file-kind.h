@@ -5,8 +5,10 @@
  */
 #pragma once
 
+#include <netinet/in.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/socket.h>
 
 #include "fdinfo.pb-c.h"
 #include "restore/restore.h"
@@ -95,6 +97,15 @@ struct restore_lock {
 int restore_lock_call(struct tracee_batch *batch, const struct restore_lock *lock);
 int restore_lock_result(int64_t result, struct error *error);
 
+/* inet-socket.c: a socket's address. */
+union restore_address {
+	struct sockaddr any;
+	struct sockaddr_in v4;
+	struct sockaddr_in6 v6;
+};
+
+struct restore_connection; /* tcp.h */
+
 /* What files.c knows. */
 struct restore_files {
 	ARRAY(struct restore_file) list; /* files of the newest image set, by id */
@@ -112,6 +123,7 @@ struct restore_files {
 	locks;	      /* that the source still held when we asked for them, by process */
 	int loopback; /* inet-socket.c: listens for connections to be closed; -1: not yet */
 	uint16_t loopback_port;
+	ARRAY(struct restore_connection) connections; /* tcp.c: in repair mode until the go */
 };
 
 /* tree->files, made on first use. NULL without memory. */
@@ -170,6 +182,8 @@ int restore_unix_queues(struct restore_tree *tree, const struct image_set *image
 int restore_unix_commit(struct restore_files *files, struct error *error);
 void restore_unix_discard(struct restore_files *files);
 
+/* inet-socket.c: a socket's own address or its peer's. Its size, or 0 when the words do not fit the family. */
+socklen_t restore_inet_address(const InetSocket *message, bool peer, union restore_address *ret);
 /* inet-socket.c: can the listening address be had? As restore_regular_compare(). */
 int restore_inet_try(const InetSocket *message, char *cause, size_t size);
 

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "restore/file-kind.h"
+#include "restore/tcp.h"
 
 #define SETTABLE (O_APPEND | O_ASYNC | O_DIRECT | O_NOATIME | O_NONBLOCK)
 
@@ -53,6 +54,7 @@ void restore_files_free(struct restore_files *files)
 	if (!files)
 		return;
 	close_all(files);
+	restore_tcp_clear(files);
 	restore_files_clear(files);
 	restore_unix_discard(files);
 	array_deinit(&files->list);
@@ -359,6 +361,8 @@ int restore_files_apply(struct restore_tree *tree, const struct image_set *image
 	r = is_loaded(tree, images) ? 0 : restore_files_load(tree, images, error);
 	if (r == 0)
 		r = compare_files(images, error);
+	if (r == 0)
+		r = restore_tcp_engage(tree, error);
 	if (r == 0)
 		r = open_all(tree, images, descriptors, error);
 	if (r == 0)

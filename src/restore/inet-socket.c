@@ -7,7 +7,7 @@
  * hook) does not stand in the way; SO_REUSEADDR is on as well, because connections of an earlier
  * life of the program may linger.
  *
- * A TCP connection (--tcp-close) becomes one to ourselves on the loopback interface, whose other
+ * TCP connections are tcp.c's. With --tcp-close, one becomes one to ourselves on the loopback interface, whose other
  * end is closed at once: reading gives what the end of a connection gives, writing fails, and epoll
  * sees it. getpeername(2) tells 127.0.0.1.
  *
@@ -25,18 +25,15 @@
 
 #include "image/socket-options.h"
 #include "restore/file-kind.h"
+#include "restore/tcp.h"
 #include "util/cleanup.h"
 
-union address {
-	struct sockaddr any;
-	struct sockaddr_in v4;
-	struct sockaddr_in6 v6;
-};
-
-/* Size of the address, or 0 when the words do not fit the family. */
-static socklen_t make_address(const InetSocket *message, const uint32_t *words, size_t count,
-			      uint32_t port, union address *ret)
+socklen_t restore_inet_address(const InetSocket *message, bool peer, union restore_address *ret)
 {
+	const uint32_t *words = peer ? message->dst_addr : message->src_addr;
+	size_t count = peer ? message->n_dst_addr : message->n_src_addr;
+	uint32_t port = peer ? message->dst_port : message->src_port;
+
 	memset(ret, 0, sizeof(*ret));
 	if (message->family == AF_INET && count == 1) {
 		ret->v4.sin_family = AF_INET;
@@ -55,7 +52,7 @@ static socklen_t make_address(const InetSocket *message, const uint32_t *words, 
 	return 0;
 }
 
-static void format_socket(const InetSocket *message, const union address *address, char *text,
+static void format_socket(const InetSocket *message, const union restore_address *address, char *text,
 			  size_t size)
 {
 	char host[INET6_ADDRSTRLEN] = "?";
@@ -88,9 +85,8 @@ static int new_socket(const InetSocket *message, struct error *error)
 static int bind_source(int fd, const InetSocket *message, struct error *error)
 {
 	bool freebind = message->ip_opts && message->ip_opts->freebind;
-	union address address;
-	socklen_t size = make_address(message, message->src_addr, message->n_src_addr,
-				      message->src_port, &address);
+	union restore_address address;
+	socklen_t size = restore_inet_address(message, false, &address);
 	char text[128];
 	int r;
 
@@ -121,9 +117,8 @@ static int make_socket(const InetSocket *message, int *ret_fd, struct error *err
 	if (r == 0 && message->state == TCP_LISTEN && listen(fd, (int)message->backlog) < 0)
 		r = error_set_errno(error, -errno, "listening on port %u", message->src_port);
 	if (r == 0 && message->type == SOCK_DGRAM && message->n_dst_addr > 0) {
-		union address address;
-		socklen_t size = make_address(message, message->dst_addr, message->n_dst_addr,
-					      message->dst_port, &address);
+		union restore_address address;
+		socklen_t size = restore_inet_address(message, true, &address);
 
 		if (size == 0 || connect(fd, &address.any, size) < 0)
 			r = error_set_errno(error, size == 0 ? -EPROTO : -errno,
@@ -156,7 +151,7 @@ static int open_loopback(struct restore_files *files, struct error *error)
 static int make_closed(struct restore_files *files, const InetSocket *message, int *ret_fd,
 		       struct error *error)
 {
-	union address address = { 0 };
+	union restore_address address = { 0 };
 	_cleanup_fd_ int fd = new_socket(message, error), accepted = -1;
 	socklen_t size;
 	int r = 0;
@@ -199,10 +194,14 @@ static int open_inet(struct restore_tree *tree, struct restore_file *file, struc
 			  message->state != TCP_CLOSE;
 	int r;
 
-	if (connection && !tree->options->tcp_close)
-		return error_set(error, -EPERM, "a TCP connection came along without --tcp-close");
-	r = connection ? make_closed(tree->files, message, &file->fd, error)
-		       : make_socket(message, &file->fd, error);
+	if (!connection)
+		r = make_socket(message, &file->fd, error);
+	else if (tree->options->tcp_close)
+		r = make_closed(tree->files, message, &file->fd, error);
+	else if (tree->options->tcp_established)
+		r = restore_tcp_open(tree, message, &file->fd, error);
+	else
+		r = error_set(error, -EPERM, "a TCP connection came along: use --tcp-established, or --tcp-close");
 	return r < 0 ? r : restore_file_set(file->fd, message->flags, message->fown, error);
 }
 

@@ -15,6 +15,7 @@
 
 #include "parts.h"
 #include "restore/files.h"
+#include "restore/tcp.h"
 #include "util/cleanup.h"
 
 int restore_tree_new(const struct restore_options *options, const struct log *log, struct restore_tree **ret,
@@ -146,6 +147,7 @@ void restore_tree_go(struct restore_tree *tree)
 {
 	assert(tree->kept && !tree->running);
 	tree->running = true;
+	restore_tcp_go(tree);
 	restore_job_foreground(tree);
 	/* Children first, so that a parent that waits for them finds them running. */
 	for (size_t i = tree->processes.count; i-- > 0;) {

@@ -45,6 +45,7 @@ struct restore_shared; /* shared-memory.c: shared memory objects */
 struct restore_mm;     /* mm.c: the layout as it is now */
 struct restore_host;   /* parts.h: what does not change about this machine and program */
 struct restore_job;    /* job.c: the terminal and session that are shared */
+struct net_lock;       /* net/lock.h */
 
 /* Whose child the root of the tree becomes. */
 enum restore_parentage {
@@ -55,6 +56,7 @@ enum restore_parentage {
 
 struct restore_options {
 	bool tcp_close; /* established TCP connections become closed ones */
+	bool tcp_established; /* they go on; without either they are an error */
 	bool shell_job; /* the tree gets this program's session and terminal, see job.c; needed for a dump of a shell job */
 	int terminal_fd; /* shell_job: the terminal, opened for reading and writing; borrowed. -1: there is none */
 	enum restore_parentage parentage;
@@ -82,6 +84,7 @@ struct restore_tree {
 	unsigned depth;                        /* processes deeper below the root are not made by restore_tree_layout() yet: */
 					       /* so a child can be made when its parent has its pages, and shares them. */
 					       /* UINT_MAX unless the caller sets it; restore_tree_finish() makes all */
+	struct net_lock *lock;                 /* stops TCP connections until the go, which releases it; borrowed, may be NULL */
 	struct restore_files *files;           /* owned by files.c, made on first use */
 	struct restore_shared *shared;         /* owned by shared-memory.c, made on first use */
 	struct restore_host *host;             /* owned */

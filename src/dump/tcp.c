@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What a TCP connection holds: sequence numbers, both queues, windows and what was negotiated.
+ *
+ * Model. All of it is told in repair mode (tcp(7), TCP_REPAIR) only, and repair mode is not taken out of: a socket is put into
+ * it, asked, and let go of, without the probe that the kernel would send otherwise. It takes some microseconds a connection,
+ * and whoever dies in between leaves to the guardian to find the socket (image/tcp-repair.h).
+ *
+ * Happy path, with the lock on (src/net): enter; windows, sequence numbers, clock; peek at both queues; leave; put
+ * SO_REUSEADDR back. The queues are peeked at with urgent data in the line and no offset, whatever the program has set.
+ * What has come out of order is not told, and not acknowledged for good: the peer sends it again.
+ *
+ * Failure modes. A socket that something else has put in repair mode, and urgent data that was not read yet, are blockers
+ * (-EOPNOTSUPP, with the sentence). Data that came without a lock between the questions: -EAGAIN.
+ */
+#include "dump/tcp.h"
+
+#include <errno.h>
+#include <linux/sockios.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include "image/tcp-repair.h"
+
+#define QUEUE_MAX (32u << 20) /* bytes; a buffer of the kernel is some MiB */
+#define SEGMENT_MAX (64u << 10)
+
+/* A socket in repair mode, and what it had before. */
+struct repair {
+	int fd;
+	int reuse, inline_urgent, peek_offset;
+};
+
+static int get_int(int fd, int level, int name, int *ret)
+{
+	socklen_t size = sizeof(*ret);
+
+	return getsockopt(fd, level, name, ret, &size) < 0 ? -errno : 0;
+}
+
+static int set_int(int fd, int level, int name, int value)
+{
+	return setsockopt(fd, level, name, &value, sizeof(value)) < 0 ? -errno : 0;
+}
+
+static int enter(struct repair *repair)
+{
+	int r = get_int(repair->fd, SOL_SOCKET, SO_REUSEADDR, &repair->reuse);
+
+	if (r == 0)
+		r = get_int(repair->fd, SOL_SOCKET, SO_OOBINLINE, &repair->inline_urgent);
+	if (get_int(repair->fd, SOL_SOCKET, SO_PEEK_OFF, &repair->peek_offset) < 0)
+		repair->peek_offset = -1; /* before Linux 6.9 TCP has none */
+	if (r == 0 && !repair->inline_urgent)
+		r = set_int(repair->fd, SOL_SOCKET, SO_OOBINLINE, 1);
+	if (r == 0 && repair->peek_offset >= 0)
+		r = set_int(repair->fd, SOL_SOCKET, SO_PEEK_OFF, -1);
+	return r < 0 ? r : image_tcp_set(repair->fd, IMAGE_TCP_REPAIR);
+}
+
+static int leave(const struct repair *repair)
+{
+	int r = image_tcp_set(repair->fd, IMAGE_TCP_QUIET);
+
+	if (repair->reuse)
+		r |= set_int(repair->fd, SOL_SOCKET, SO_REUSEADDR, repair->reuse);
+	if (!repair->inline_urgent)
+		r |= set_int(repair->fd, SOL_SOCKET, SO_OOBINLINE, 0);
+	if (repair->peek_offset >= 0)
+		r |= set_int(repair->fd, SOL_SOCKET, SO_PEEK_OFF, repair->peek_offset);
+	return r;
+}
+
+/* The sequence number behind a queue, which is selected for reading. */
+static int select_queue(int fd, int queue, uint32_t *ret_next)
+{
+	int next = 0, r = set_int(fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, queue);
+
+	if (r == 0)
+		r = get_int(fd, IPPROTO_TCP, TCP_QUEUE_SEQ, &next);
+	if (r == 0)
+		*ret_next = (uint32_t)next;
+	return r;
+}
+
+/*
+ * Appends the last `size` bytes of the selected queue. Of the send queue the kernel gives whole segments, of which the first
+ * may be acknowledged in part.
+ */
+static int peek(int fd, uint32_t size, uint32_t slack, struct buffer *data)
+{
+	size_t before = data->size;
+	uint8_t *place;
+	ssize_t got;
+
+	if (size == 0)
+		return 0;
+	if (size > QUEUE_MAX)
+		return -EMSGSIZE;
+	place = buffer_extend(data, size + slack);
+	if (!place)
+		return -ENOMEM;
+	got = recv(fd, place, size + slack, MSG_PEEK | MSG_DONTWAIT);
+	if (got < 0)
+		return -errno;
+	if ((size_t)got < size)
+		return -EAGAIN;
+	memmove(place, place + ((size_t)got - size), size);
+	data->size = before + size;
+	return 0;
+}
+
+/* A FIN has a sequence number, but is no byte. */
+static uint32_t without_fin(uint32_t bytes, bool fin)
+{
+	return fin && bytes > 0 ? bytes - 1 : bytes;
+}
+
+static int read_queues(int fd, bool fin_sent, TcpStream *message, struct buffer *data)
+{
+	int written = 0, unsent = 0, received = 0, r;
+
+	if (ioctl(fd, SIOCOUTQ, &written) < 0 || ioctl(fd, SIOCOUTQNSD, &unsent) < 0 || ioctl(fd, SIOCINQ, &received) < 0)
+		return -errno;
+	message->inq_len = (uint32_t)received;
+	message->outq_len = without_fin((uint32_t)written, fin_sent);
+	message->has_unsq_len = true;
+	message->unsq_len = without_fin((uint32_t)unsent, fin_sent);
+	message->has_fin_unsent = message->fin_unsent = fin_sent && unsent > 0;
+	r = select_queue(fd, TCP_RECV_QUEUE, &message->inq_seq);
+	if (r == 0)
+		r = peek(fd, message->inq_len, 0, data);
+	if (r == 0)
+		r = select_queue(fd, TCP_SEND_QUEUE, &message->outq_seq);
+	if (r == 0)
+		r = peek(fd, message->outq_len, SEGMENT_MAX, data);
+	return r;
+}
+
+static int read_windows(int fd, TcpStream *message)
+{
+	struct tcp_repair_window window;
+	socklen_t size = sizeof(window);
+	int mss = 0, clock = 0, r;
+
+	if (getsockopt(fd, IPPROTO_TCP, TCP_REPAIR_WINDOW, &window, &size) < 0)
+		return -errno;
+	r = get_int(fd, IPPROTO_TCP, TCP_MAXSEG, &mss);
+	if (r == 0)
+		r = get_int(fd, IPPROTO_TCP, TCP_TIMESTAMP, &clock);
+	message->mss_clamp = (uint32_t)mss;
+	message->has_timestamp = true;
+	message->timestamp = (uint32_t)clock;
+	message->has_snd_wl1 = message->has_snd_wnd = message->has_max_window = true;
+	message->has_rcv_wnd = message->has_rcv_wup = true;
+	message->snd_wl1 = window.snd_wl1;
+	message->snd_wnd = window.snd_wnd;
+	message->max_window = window.max_window;
+	message->rcv_wnd = window.rcv_wnd;
+	message->rcv_wup = window.rcv_wup;
+	return r;
+}
+
+static void note_options(int fd, const struct tcp_info *info, TcpStream *message)
+{
+	int value = 0;
+
+	message->opt_mask = info->tcpi_options;
+	message->snd_wscale = info->tcpi_snd_wscale;
+	message->has_rcv_wscale = true;
+	message->rcv_wscale = info->tcpi_rcv_wscale;
+	message->has_cork = get_int(fd, IPPROTO_TCP, TCP_CORK, &value) == 0;
+	message->cork = value != 0;
+	message->has_nodelay = get_int(fd, IPPROTO_TCP, TCP_NODELAY, &value) == 0;
+	message->nodelay = value != 0;
+}
+
+int dump_tcp_refused(int fd, struct error *error)
+{
+	struct pollfd urgent = { .fd = fd, .events = POLLPRI };
+	char protocol[32] = "";
+	socklen_t size = sizeof(protocol) - 1;
+	int mark = 0;
+
+	if (image_tcp_is_in_repair(fd))
+		return error_set(error, -EOPNOTSUPP, "something else has put it in repair mode (TCP_REPAIR)");
+	if (getsockopt(fd, IPPROTO_TCP, TCP_ULP, protocol, &size) == 0 && size > 0 && protocol[0])
+		return error_set(error, -EOPNOTSUPP, "the kernel does %s for it", protocol);
+	if (poll(&urgent, 1, 0) > 0 && urgent.revents & POLLPRI)
+		return error_set(error, -EAGAIN, "urgent data waits to be read");
+	if (ioctl(fd, SIOCATMARK, &mark) == 0 && mark)
+		return error_set(error, -EAGAIN, "it is at the mark of urgent data");
+	return 0;
+}
+
+int dump_tcp_read(int fd, TcpStream *message, struct buffer *data, uint32_t *ret_state, struct error *error)
+{
+	struct repair repair = { .fd = fd };
+	struct tcp_info info = { 0 };
+	socklen_t size = sizeof(info);
+	bool fin_sent;
+	int r, left;
+
+	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
+		return error_set_errno(error, -errno, "looking at a TCP connection");
+	*ret_state = info.tcpi_state;
+	fin_sent = info.tcpi_state == TCP_FIN_WAIT1 || info.tcpi_state == TCP_CLOSING || info.tcpi_state == TCP_LAST_ACK;
+	note_options(fd, &info, message);
+	r = enter(&repair);
+	if (r == 0)
+		r = read_windows(fd, message);
+	if (r == 0)
+		r = read_queues(fd, fin_sent, message, data);
+	left = leave(&repair);
+	if (r == 0)
+		r = left;
+	if (r == -EPERM)
+		return error_set(error, r, "a TCP connection cannot be looked into: CAP_NET_ADMIN is lacking");
+	return r < 0 ? error_set_errno(error, r, "reading a TCP connection") : 0;
+}

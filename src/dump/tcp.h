@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * TCP connections, for inet-socket.c. Relies on TCP_REPAIR_WINDOW (Linux 4.8) and TCP_REPAIR_OFF_NO_WP (4.20); needs
+ * CAP_NET_ADMIN. Nothing here blocks.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "tcp-stream.pb-c.h"
+#include "util/buffer.h"
+#include "util/error.h"
+
+/*
+ * Whether a connection can be read at all: 0, or with a sentence -EOPNOTSUPP (it never can), -EAGAIN (only when the program
+ * has done something about it).
+ */
+int dump_tcp_refused(int fd, struct error *error);
+
+/*
+ * Reads a connection whose program stands still. `message` is initialised by the caller, `data` gets what was received and
+ * then what is to be sent. `ret_state` is a TCP_* of the kernel.
+ */
+int dump_tcp_read(int fd, TcpStream *message, struct buffer *data, uint32_t *ret_state, struct error *error);
