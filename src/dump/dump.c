@@ -14,6 +14,7 @@
 
 #include "dump/files.h"
 #include "dump/shared-memory.h"
+#include "dump/sysv.h"
 #include "image/journal.h"
 #include "inventory.pb-c.h"
 #include "parts.h"
@@ -155,6 +156,8 @@ int dump_preflight(struct dump_context *ctx, struct image_set *images, struct er
 		r = dump_files_collect(ctx, error);
 	if (r == 0)
 		r = dump_outside_check(ctx, error);
+	if (r == 0)
+		r = dump_sysv(ctx, error);
 	ctx->images = NULL;
 	return r;
 }
@@ -229,6 +232,10 @@ static int frozen_records(struct dump_context *ctx, struct tracee_tree *tree, st
 		r = dump_seccomp_record(ctx, error);
 	if (r == 0)
 		r = dump_files_collect(ctx, error);
+	if (r == 0)
+		r = dump_sysv_attachments(ctx, error);
+	if (r == 0)
+		r = dump_sysv(ctx, error);
 	return r;
 }
 

@@ -16,6 +16,7 @@
 
 #include "dump/files.h"
 #include "dump/shared-memory.h"
+#include "dump/sysv.h"
 #include "image/mapping.h"
 #include "mm.pb-c.h"
 #include "parts.h"
@@ -48,7 +49,6 @@ static const struct {
 	{ "/[aio]", IMAGE_KIND_AIO },
 	{ "anon_inode:[io_uring]", IMAGE_KIND_IO_URING },
 	{ "anon_inode:", IMAGE_KIND_MEMORY_KERNEL },
-	{ "/SYSV", IMAGE_KIND_SYSV_SHM },
 	{ "/anon_hugepage", IMAGE_KIND_MEMORY_HUGETLB },
 	{ "/secretmem", IMAGE_KIND_MEMORY_SECRET },
 	{ "socket:", IMAGE_KIND_PACKET_RING },
@@ -148,8 +148,9 @@ static int mapping_classify(struct mm_builder *builder, const struct procfs_map 
 	if (dump_shared_is(map->name)) {
 		r = dump_shared_map(builder->ctx, builder->process, map, &id, error);
 		mapping->status = MAPPING_REGULAR | (map->shared ? MAPPING_ANON_SHARED : MAPPING_FILE_PRIVATE) |
-				  (name_begins(map, "/memfd:") ? MAPPING_MEMFD : 0);
-		mapping->flags |= name_begins(map, "/memfd:") ? 0 : MAP_ANONYMOUS;
+				  (name_begins(map, "/memfd:") ? MAPPING_MEMFD : 0) |
+				  (dump_sysv_is(map->name) ? MAPPING_SYSV : 0);
+		mapping->flags |= name_begins(map, "/memfd:") || dump_sysv_is(map->name) ? 0 : MAP_ANONYMOUS;
 	} else {
 		r = dump_file_map(builder->ctx, builder->process, map, &id, error);
 		mapping->status = MAPPING_REGULAR | (map->shared ? MAPPING_FILE_SHARED : MAPPING_FILE_PRIVATE);

@@ -21,6 +21,7 @@
 #include "dump/file-kind.h"
 #include "dump/parts.h"
 #include "dump/shared-memory.h"
+#include "dump/sysv.h"
 #include "util/cleanup.h"
 #include "util/fdio.h"
 
@@ -47,6 +48,15 @@ static void block(const struct look *look, const struct dump_shared_object *obje
 			 (unsigned long long)object->size);
 }
 
+/* A segment of another IPC namespace may have the same number. */
+static bool has_our_ipc(const struct look *look)
+{
+	struct stat ours, theirs;
+
+	return stat("/proc/self/ns/ipc", &ours) == 0 && fstatat(look->proc_fd, "ns/ipc", &theirs, 0) == 0 &&
+	       ours.st_ino == theirs.st_ino;
+}
+
 /* `writes`: the other process may write through this use of it. */
 static void compare(const struct look *look, const struct stat *info, bool writes, const char *name)
 {
@@ -54,7 +64,8 @@ static void compare(const struct look *look, const struct stat *info, bool write
 		const struct dump_shared_object *object = dump_shared_get(look->ctx, i);
 		bool constant = object->ghost ? !writes && !object->written : object->seals & F_SEAL_WRITE;
 
-		if (object->present && object->dev == info->st_dev && object->ino == info->st_ino && !constant)
+		if (object->present && object->dev == info->st_dev && object->ino == info->st_ino && !constant &&
+		    object->sysv == dump_sysv_is(name) && (!object->sysv || has_our_ipc(look)))
 			block(look, object, name);
 	}
 }
@@ -100,6 +111,7 @@ static void look_at_descriptors(const struct look *look)
 
 int dump_outside_check(struct dump_context *ctx, struct error *error)
 {
+	size_t before = ctx->blockers.list.count;
 	_cleanup_dir_ DIR *proc = NULL;
 	struct dirent *entry;
 
@@ -121,5 +133,6 @@ int dump_outside_check(struct dump_context *ctx, struct error *error)
 		look_at_maps(&look);
 		look_at_descriptors(&look);
 	}
-	return 0;
+	/* Those that cannot be seen from here. */
+	return ctx->blockers.list.count == before ? dump_sysv_attachments(ctx, error) : 0;
 }

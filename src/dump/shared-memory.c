@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Shared memory objects and deleted files, found by (st_dev, st_ino) of the inode behind a mapping or descriptor.
+ * Shared memory objects and deleted files, found by (st_dev, st_ino) of the inode behind a mapping or descriptor. (Inode
+ * numbers of segments of System V shared memory are their ids, and on the same device as those of anonymous memory.)
  * /proc/PID/map_files gives a descriptor of the very object also for anonymous shared memory, which has no name anywhere
  * else. A descriptor of each object is kept, so its inode number is nobody else's as long as it is in the list.
  */
@@ -12,16 +13,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "dump/sysv.h"
 #include "pagestream-core.pb-c.h"
 #include "util/cleanup.h"
 
 #define SHARED_ANONYMOUS "/dev/zero (deleted)"
 #define SHARED_MEMFD     "/memfd:"
 #define SHARED_DELETED   " (deleted)"
+#define SHARED_PAGE      UINT64_C(4096)
 
 struct dump_shared {
 	ARRAY(struct dump_shared_object) objects; /* owned; an object's id is its index + 1 */
@@ -29,7 +33,8 @@ struct dump_shared {
 
 bool dump_shared_is(const char *name)
 {
-	return name && (strcmp(name, SHARED_ANONYMOUS) == 0 || strncmp(name, SHARED_MEMFD, strlen(SHARED_MEMFD)) == 0);
+	return name && (strcmp(name, SHARED_ANONYMOUS) == 0 || strncmp(name, SHARED_MEMFD, strlen(SHARED_MEMFD)) == 0 ||
+			dump_sysv_is(name));
 }
 
 static struct dump_shared *shared_get(struct dump_context *ctx)
@@ -54,8 +59,16 @@ static char *memfd_name(const char *name)
 static int shared_record(struct dump_context *ctx, struct dump_shared_object *object, struct error *error)
 {
 	SharedMemory message = SHARED_MEMORY__INIT;
+	IpcDescription desc;
+	IpcSegment segment;
 	int r;
 
+	if (object->sysv) {
+		r = dump_sysv_segment((uint32_t)object->ino, &segment, &desc, error);
+		if (r < 0)
+			return r;
+		message.segment = &segment;
+	}
 	message.id = object->id;
 	message.size = object->size;
 	message.memfd = object->memfd;
@@ -76,18 +89,44 @@ static void object_refresh(struct dump_shared_object *object, int fd, const stru
 	int seals = object->memfd ? fcntl(fd, F_GET_SEALS) : 0;
 
 	object->size = (uint64_t)info->st_size;
+	if (object->sysv)
+		object->size = (object->size + SHARED_PAGE - 1) & ~(SHARED_PAGE - 1);
 	object->uid = info->st_uid;
 	object->gid = info->st_gid;
 	object->mode = info->st_mode & 07777;
 	object->seals = seals > 0 ? (uint32_t)seals : 0;
 }
 
-static struct dump_shared_object *object_find(struct dump_shared *shared, const struct stat *info)
+static struct dump_shared_object *object_find(struct dump_shared *shared, const struct stat *info, bool sysv)
 {
 	array_for_each(object, &shared->objects)
-		if (object->fd >= 0 && object->dev == info->st_dev && object->ino == info->st_ino)
+		if (object->fd >= 0 && object->dev == info->st_dev && object->ino == info->st_ino && object->sysv == sysv)
 			return object;
 	return NULL;
+}
+
+/* A segment has whole pages, whatever size was asked for. */
+static int map_tail(struct dump_shared_object *object, const struct stat *info, struct error *error)
+{
+	off_t end = info->st_size & ~(off_t)(SHARED_PAGE - 1);
+	void *map;
+
+	if (end == info->st_size)
+		return 0;
+	map = mmap(NULL, SHARED_PAGE, PROT_READ, MAP_SHARED, object->fd, end);
+	if (map == MAP_FAILED)
+		return error_set_errno(error, -errno, "cannot map the last page of System V segment %u", (uint32_t)object->ino);
+	object->tail = map;
+	return 0;
+}
+
+static void object_close(struct dump_shared_object *object)
+{
+	if (object->tail)
+		munmap((void *)(uintptr_t)object->tail, SHARED_PAGE);
+	object->tail = NULL;
+	cleanup_fd(&object->fd);
+	object->fd = -1;
 }
 
 /* Adds the object behind `fd`, of which it keeps a copy. */
@@ -97,8 +136,10 @@ static int object_add(struct dump_shared *shared, int fd, const char *name, cons
 	struct dump_shared_object object = {
 		.memfd = !ghost && strncmp(name, SHARED_MEMFD, strlen(SHARED_MEMFD)) == 0,
 		.ghost = ghost,
+		.sysv = !ghost && dump_sysv_is(name),
 	};
 	char path[64];
+	int r = 0;
 
 	object.id = (uint32_t)shared->objects.count + 1;
 	object.dev = info->st_dev;
@@ -110,10 +151,14 @@ static int object_add(struct dump_shared *shared, int fd, const char *name, cons
 		return error_set_errno(error, -errno, "cannot open %s", name);
 	if (object.memfd)
 		object.name = memfd_name(name);
-	if ((object.memfd && !object.name) || array_append(&shared->objects, object) < 0) {
-		close(object.fd);
+	if (object.sysv)
+		r = map_tail(&object, info, error);
+	if (r == 0 && ((object.memfd && !object.name) || array_append(&shared->objects, object) < 0))
+		r = error_set_errno(error, -ENOMEM, "cannot keep a shared memory object");
+	if (r < 0) {
+		object_close(&object);
 		free(object.name);
-		return error_set_errno(error, -ENOMEM, "cannot keep a shared memory object");
+		return r;
 	}
 	*ret = &shared->objects.items[shared->objects.count - 1];
 	return 0;
@@ -132,7 +177,7 @@ static int object_take(struct dump_context *ctx, int fd, const char *name, bool 
 		return error_set_errno(error, -ENOMEM, "cannot keep a shared memory object");
 	if (fstat(fd, &info) < 0)
 		return error_set_errno(error, -errno, "cannot look at %s", name);
-	object = object_find(shared, &info);
+	object = object_find(shared, &info, !ghost && dump_sysv_is(name));
 	if (!object)
 		r = object_add(shared, fd, name, &info, ghost, &object, error);
 	if (r < 0)
@@ -225,10 +270,8 @@ void dump_shared_begin(struct dump_context *ctx)
 		return;
 	array_for_each(object, &ctx->shared->objects) {
 		/* Not in the last set: given back by the tree, and so by us. Its inode number may get a new owner. */
-		if (!object->present) {
-			cleanup_fd(&object->fd);
-			object->fd = -1;
-		}
+		if (!object->present)
+			object_close(object);
 		object->present = false;
 	}
 }
@@ -238,7 +281,7 @@ void dump_shared_free(struct dump_shared *shared)
 	if (!shared)
 		return;
 	array_for_each(object, &shared->objects) {
-		cleanup_fd(&object->fd);
+		object_close(object);
 		free(object->name);
 	}
 	array_deinit(&shared->objects);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Shared memory objects: memory mapped MAP_SHARED | MAP_ANONYMOUS, memfds, mapped or only open, and deleted files. An
+ * Shared memory objects: memory mapped MAP_SHARED | MAP_ANONYMOUS, memfds, mapped or only open, segments of System V shared
+ * memory, and deleted files. An
  * object is its (st_dev, st_ino) on the source and gets a small id that stays the same for the life of the context: the
  * shmid of mappings, the inode id of memfd descriptors, the id of its IMAGE_SHARED_MEMORY or IMAGE_GHOST_FILE record. Its
  * content travels as pages of the object (by offset), read through a descriptor that is kept here, not as pages of a process.
@@ -23,15 +24,17 @@ struct dump_shared_object {
 	bool ghost;        /* a deleted file: its record is an IMAGE_GHOST_FILE with that id */
 	bool written;      /* deleted files: the tree has it open for writing, or mapped so */
 	bool memfd;        /* made by memfd_create(2), not by an anonymous shared mapping */
+	bool sysv;         /* a segment of System V shared memory: the inode number is its id */
 	bool present;      /* has a record in the last image set */
 	uint32_t seals;    /* F_GET_SEALS; memfds only */
 	char *name;        /* of the memfd, without "memfd:" and " (deleted)"; NULL for anonymous; owned */
+	const uint8_t *tail; /* segments whose last page is not whole: that page, mapped; owned. read(2) ends in the midst of it */
 	uint32_t uid, gid; /* owner and mode of the inode */
 	uint32_t mode;
 };
 
 /*
- * The object behind a shared-memory mapping (map->name begins with "/memfd:" or is "/dev/zero (deleted)"). Adds its
+ * The object behind a shared-memory mapping (map->name begins with "/memfd:", "/SYSV" or is "/dev/zero (deleted)"). Adds its
  * IMAGE_SHARED_MEMORY record when this image set has none yet. A blocker (huge pages, secret memory) leaves id 0.
  */
 int dump_shared_map(struct dump_context *ctx, struct dump_process *process, const struct procfs_map *map,

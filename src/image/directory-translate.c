@@ -58,11 +58,11 @@ static int translate_core(struct importer *importer, const struct import_item *i
 
 static int translate_mapping(struct importer *importer, const struct import_item *item, Mapping *mapping)
 {
-	static const struct {
+	const struct {
 		uint32_t status;
 		const char *what;
 	} kinds[] = {
-		{ MAPPING_SYSV, "System V shared memory" },
+		{ importer->native ? 0 : MAPPING_SYSV, "System V shared memory" },
 		{ MAPPING_SOCKET, "the ring of a packet socket" },
 		{ MAPPING_AIO, "a ring of asynchronous I/O" },
 		{ MAPPING_SHADOW_STACK, "a shadow stack" },

@@ -205,6 +205,8 @@ const char *image_type_name(enum image_type type)
 		[IMAGE_MM_EXTRA] = "pagestream-mm",
 		[IMAGE_SHARED_MEMORY] = "pagestream-shmem",
 		[IMAGE_FILE_CHECK] = "pagestream-file-check",
+		[IMAGE_SEMAPHORES] = "pagestream-sem",
+		[IMAGE_MESSAGE_QUEUE] = "pagestream-msg",
 	};
 
 	return type > 0 && type < IMAGE_TYPE_MAX && names[type] ? names[type] : "?";

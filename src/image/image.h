@@ -47,6 +47,8 @@ enum image_type {
 	IMAGE_MM_EXTRA = 66,      /* id: PID */
 	IMAGE_SHARED_MEMORY = 67, /* id 0; one record an object */
 	IMAGE_FILE_CHECK = 68,    /* id 0; one record a file that the target must have */
+	IMAGE_SEMAPHORES = 73,    /* id 0; one record a set */
+	IMAGE_MESSAGE_QUEUE = 74, /* id 0; one record a System V queue */
 	IMAGE_TYPE_MAX = 96,
 };
 

@@ -14,8 +14,8 @@ enum {
 	MAPPING_FILE_SHARED = 1 << 7,
 	MAPPING_ANON_SHARED = 1 << 8, /* shared memory object, memfds included */
 	MAPPING_ANON_PRIVATE = 1 << 9,
-	MAPPING_SYSV = 1 << 10,      /* only in what CRIU wrote, as the next ones: System V shared memory */
-	MAPPING_SOCKET = 1 << 11,    /* ring of a packet socket */
+	MAPPING_SYSV = 1 << 10,      /* with ANON_SHARED: the object is a segment of System V shared memory */
+	MAPPING_SOCKET = 1 << 11,    /* only in what CRIU wrote, as those behind VVAR: ring of a packet socket */
 	MAPPING_VVAR = 1 << 12,
 	MAPPING_AIO = 1 << 13,       /* ring of io_setup(2) */
 	MAPPING_MEMFD = 1 << 14, /* with FILE_PRIVATE or ANON_SHARED: shmid is a shared memory object, not a file */

@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "image/ipc.h"
 #include "source.h"
 #include "util/cleanup.h"
 
@@ -26,6 +27,19 @@ static void reap(const struct dump_process *process, int64_t deadline)
 		waitpid(*tid, NULL, __WALL | WNOHANG);
 }
 
+/* They outlive the processes. */
+static void remove_ipc(const struct source *source)
+{
+	struct image_ipcs objects = { 0 };
+	struct error error = ERROR_INIT;
+
+	if (image_ipc_list(source->images, &objects, &error) < 0)
+		log_warning(source->log, "System V objects are left: %s", error.message);
+	array_for_each(object, &objects.list)
+		image_ipc_remove(object);
+	image_ipcs_deinit(&objects);
+}
+
 void end_source_copy(struct source *source)
 {
 	int64_t deadline = clock_deadline(10 * CLOCK_S);
@@ -42,6 +56,7 @@ void end_source_copy(struct source *source)
 	}
 	for (size_t i = source->dump->processes.count; i-- > 0;)
 		reap(source->dump->processes.items[i], deadline);
+	remove_ipc(source);
 	if (source->freezer)
 		freezer_remove(source->freezer, deadline, NULL);
 }

@@ -184,6 +184,8 @@ static int read_object(const struct dump_shared_object *from, uint64_t offset, u
 	if (got < 0)
 		return (int)got;
 	memset(data + got, 0, size - (size_t)got);
+	if (from->tail && inside <= size && inside)
+		memcpy(data + inside - PAGE, from->tail, PAGE);
 	return 0;
 }
 

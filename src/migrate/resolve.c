@@ -20,6 +20,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "image/ipc.h"
 #include "source.h"
 #include "util/cleanup.h"
 #include "util/fdio.h"
@@ -105,6 +106,7 @@ static int finish(struct source *source, const JournalEntry *entry, struct error
 	for (size_t i = 0; i < entry->n_processes; i++)
 		while (journal_process_alive(entry->processes[i]) && clock_now_ns() < deadline)
 			usleep(1000);
+	image_ipc_end(entry);
 	if (source->freezer)
 		(void)freezer_remove(source->freezer, deadline, NULL);
 	if (source->control && wire_send(source->control, WIRE_ENDED, NULL, deadline, NULL) == 0)

@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "image/ipc.h"
 #include "image/journal.h"
 #include "util/cleanup.h"
 #include "util/stop-point.h"
@@ -59,10 +60,21 @@ int source_journal(struct source *source, enum journal_phase phase, struct error
 	_cleanup_free_ JournalProcess *processes = calloc(count + 1, sizeof(*processes));
 	_cleanup_free_ JournalProcess **pointers = calloc(count + 1, sizeof(JournalProcess *));
 	_cleanup_free_ JournalArea **areas = NULL;
+	_cleanup_free_ JournalIpc **ipc = NULL;
+	struct image_ipcs objects = { 0 };
 	char boot[JOURNAL_BOOT_ID_MAX] = "";
 
 	if (!processes || !pointers || list_areas(source, &entry, &areas) < 0)
 		return error_set(error, -ENOMEM, "out of memory");
+	if (phase > JOURNAL_STARTED) {
+		int r = image_ipc_list(source->images, &objects, error);
+
+		if (r == 0 && image_ipc_note(&objects, &entry, &ipc) < 0)
+			r = error_set(error, -ENOMEM, "out of memory");
+		image_ipcs_deinit(&objects);
+		if (r < 0)
+			return r;
+	}
 	for (size_t i = 0; i < count; i++) {
 		journal_process__init(&processes[i]);
 		processes[i].pid = source->dump->processes.items[i]->pid;

@@ -21,6 +21,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "image/ipc.h"
 #include "lazy/lazy.h"
 #include "session.h"
 #include "util/cleanup.h"
@@ -48,6 +49,8 @@ static void kill_all(const JournalEntry *entry)
 static int rewrite(struct registry *registry, JournalEntry *entry, enum journal_phase phase, struct error *error)
 {
 	entry->phase = phase;
+	if (phase == JOURNAL_RUNNING)
+		entry->n_ipc = 0; /* the tree's own from now on */
 	return journal_write(registry->dir_fd, entry, error);
 }
 
@@ -78,8 +81,12 @@ static void remove_freezer(const JournalEntry *entry)
 /* It has never run, or must not run on. */
 static int end_tree(struct registry *registry, JournalEntry *entry, enum journal_phase phase, struct error *error)
 {
-	int r = rewrite(registry, entry, phase, error);
+	int r;
 
+	/* Before it is written that there is nothing more to be done. Segments go with the last process. */
+	image_ipc_end(entry);
+	entry->n_ipc = 0;
+	r = rewrite(registry, entry, phase, error);
 	kill_all(entry);
 	remove_freezer(entry);
 	return r;

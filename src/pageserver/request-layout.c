@@ -48,6 +48,23 @@ static int freezer_fill(struct session *session, struct error *error)
 	return r;
 }
 
+/* What outlives the shells is in the journal before it is made. */
+static int note_ipc(struct session *session, struct error *error)
+{
+	struct image_ipcs now = { 0 };
+	bool is_new = false;
+	int r = image_ipc_list(session->images, &now, error);
+
+	array_for_each(object, &now.list) {
+		if (r < 0 || image_ipc_has(&session->ipc, object))
+			continue;
+		is_new = true;
+		r = array_append(&session->ipc.list, *object) < 0 ? error_set(error, -ENOMEM, "out of memory") : 0;
+	}
+	image_ipcs_deinit(&now);
+	return r == 0 && is_new ? session_journal(session, JOURNAL_STARTED, error) : r;
+}
+
 static int layout(struct session *session, unsigned depth, struct error *error)
 {
 	int64_t begin = clock_now_ns();
@@ -61,6 +78,8 @@ static int layout(struct session *session, unsigned depth, struct error *error)
 		if (r == 0)
 			r = session_journal(session, JOURNAL_STARTED, error);
 	}
+	if (r == 0)
+		r = note_ipc(session, error);
 	if (r == 0) {
 		session->tree->deadline = clock_deadline(SESSION_WORK);
 		session->tree->depth = depth;

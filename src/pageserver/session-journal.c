@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "session.h"
+#include "util/cleanup.h"
 
 int session_note_processes(struct session *session, struct error *error)
 {
@@ -46,11 +47,15 @@ int session_journal(struct session *session, enum journal_phase phase, struct er
 	JournalEntry entry = JOURNAL_ENTRY__INIT;
 	JournalProcess agent = JOURNAL_PROCESS__INIT;
 	JournalProcess **processes = calloc(session->process_count + 1, sizeof(*processes));
+	_cleanup_free_ JournalIpc **ipc = NULL;
 	char keeper[108];
 	int r;
 
-	if (!processes)
+	/* Once it runs, or never will, they are nobody's to remove. */
+	if (!processes || (phase <= JOURNAL_COMMITTED && image_ipc_note(&session->ipc, &entry, &ipc) < 0)) {
+		free(processes);
 		return error_set_errno(error, -ENOMEM, "cannot write the journal");
+	}
 	entry.session.data = session->id;
 	entry.session.len = WIRE_SESSION_SIZE;
 	entry.side = JOURNAL_TARGET;

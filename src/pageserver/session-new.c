@@ -59,6 +59,7 @@ void session_free(struct session *session)
 	freezer_free(session->freezer);
 	restore_locks_free(session->locks);
 	free(session->processes);
+	image_ipcs_deinit(&session->ipc);
 	array_deinit(&session->rejected);
 	pthread_rwlock_destroy(&session->tree_lock);
 	pthread_cond_destroy(&session->changed);

@@ -240,6 +240,8 @@ static void kill_let_go(struct session *session)
 	for (size_t i = session->process_count; i-- > 0;)
 		if (journal_process_alive(&session->processes[i]))
 			kill(session->processes[i].pid, SIGKILL);
+	array_for_each(object, &session->ipc.list)
+		image_ipc_remove(object);
 }
 
 static int kill_tree(struct session *session)

@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #include "image/image.h"
+#include "image/ipc.h"
 #include "image/journal.h"
 #include "lazy/lazy.h"
 #include "pageserver/phase.h"
@@ -115,6 +116,7 @@ struct session {
 	unsigned bulk_count;               /* bulk streams of the session */
 	uint64_t claimed;                  /* bytes of memory claimed from the registry */
 	uint64_t missing;                  /* pages missing at the switch */
+	struct image_ipcs ipc;             /* System V objects that the tree has, for the journal; owned */
 	JournalProcess *processes;         /* of the tree, for the journal; owned */
 	size_t process_count;              /* number of them */
 

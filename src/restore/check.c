@@ -18,6 +18,7 @@
 #include "creds.pb-c.h"
 #include "image/host.h"
 #include "parts.h"
+#include "restore/sysv.h"
 #include "util/buffer.h"
 #include "util/fdio.h"
 #include "util/procfs.h"
@@ -200,5 +201,7 @@ int restore_check(const struct image_set *images, struct image_blockers *blocker
 		r = check_process_extra(images, blockers, error);
 	if (r == 0)
 		r = check_creds(images, blockers, error);
+	if (r == 0)
+		r = restore_sysv_check(images, blockers, error);
 	return r;
 }

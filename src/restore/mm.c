@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -48,6 +49,7 @@ struct mm_loan {
 struct mm_run {
 	struct restore_tree *tree;
 	struct restore_process *process;
+	const struct restore_mm *wanted; /* borrowed */
 	struct tracee_batch *batch; /* owned */
 	int pidfd_index;            /* in the batch; -1: not asked for yet */
 	ARRAY(struct mm_loan) loans;
@@ -229,6 +231,54 @@ static int run_borrow(struct mm_run *run, const struct restore_segment *segment,
 
 /* ---- steps */
 
+static struct restore_segment area_segment(const struct tracee_process *tracee)
+{
+	return (struct restore_segment){
+		.start = tracee->area_address,
+		.end = tracee->area_address + tracee->area_size,
+	};
+}
+
+/* Where `size` bytes fit that neither layout has. */
+static uint64_t find_gap(const struct mm_run *run, uint64_t size)
+{
+	const struct restore_mm *mm = run->process->mm, *wanted = run->wanted;
+	struct restore_segment area = area_segment(run->process->tracee);
+	struct restore_segments area_list = { .items = &area, .count = 1 };
+	const struct restore_segments *lists[] = { &mm->now, &mm->special, &wanted->now, &wanted->special, &area_list };
+
+	return restore_plan_gap(lists, 5, size);
+}
+
+/* A segment is attached as a whole. What is to be a part of it is moved out of a whole one. */
+static int step_attach(struct mm_run *run, const struct restore_step *step, struct error *error)
+{
+	const struct restore_segment *wanted = step->wanted;
+	uint64_t offset = wanted->pgoff + (step->start - wanted->start), length = step->end - step->start, size, place;
+	uint32_t flags = ((wanted->fdflags & O_ACCMODE) == O_RDONLY ? SHM_RDONLY : 0) | (wanted->prot & PROT_EXEC ? SHM_EXEC : 0);
+	uint32_t prot = PROT_READ | (flags & SHM_RDONLY ? 0 : PROT_WRITE) | (wanted->prot & PROT_EXEC), id;
+	int r = restore_shared_segment(run->tree, wanted->shmid, &id, &size, error);
+
+	if (r < 0)
+		return r;
+	if (offset > size || length > size - offset)
+		return error_set(error, -EPROTO, "the mapping at %llx is larger than its segment", (unsigned long long)step->start);
+	place = length == size ? step->start : find_gap(run, size);
+	if (!place)
+		return error_set(error, -ENOMEM, "no room in the address space of PID %d", run->process->pid);
+	tracee_batch_call(run->batch, SYS_shmat, id, place, flags);
+	if (length != size) {
+		tracee_batch_call(run->batch, SYS_mremap, place + offset, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, step->start);
+		if (offset)
+			tracee_batch_call(run->batch, SYS_munmap, place, offset);
+		if (offset + length < size)
+			tracee_batch_call(run->batch, SYS_munmap, place + offset + length, size - offset - length);
+	}
+	if (prot != wanted->prot)
+		tracee_batch_call(run->batch, SYS_mprotect, step->start, length, wanted->prot);
+	return 0;
+}
+
 static int step_map(struct mm_run *run, const struct restore_step *step, struct error *error)
 {
 	const struct restore_segment *wanted = step->wanted;
@@ -236,6 +286,8 @@ static int step_map(struct mm_run *run, const struct restore_step *step, struct 
 	uint64_t fd = UINT64_MAX, offset = 0;
 	int index = 0, r;
 
+	if (wanted->status & MAPPING_SYSV)
+		return step_attach(run, step, error);
 	if (wanted->status & MAPPING_ANON_PRIVATE) {
 		flags |= MAP_ANONYMOUS | (wanted->flags & MAP_DROPPABLE ? MAP_DROPPABLE : MAP_PRIVATE);
 	} else {
@@ -298,14 +350,6 @@ static int run_steps(struct mm_run *run, const struct restore_plan *plan, enum r
 			return r;
 	}
 	return run_flush(run, error);
-}
-
-static struct restore_segment area_segment(const struct tracee_process *tracee)
-{
-	return (struct restore_segment){
-		.start = tracee->area_address,
-		.end = tracee->area_address + tracee->area_size,
-	};
 }
 
 /* ---- vDSO and vvar */
@@ -414,6 +458,7 @@ static int apply_wanted(struct mm_run *run, struct restore_mm *wanted, struct er
 	struct restore_plan plan = { 0 };
 	int r;
 
+	run->wanted = wanted;
 	r = restore_plan_make(&mm->now, &wanted->now, &plan);
 	if (r < 0)
 		error_set_errno(error, r, "cannot plan the layout of PID %d", run->process->pid);

@@ -95,6 +95,9 @@ int restore_mm_seals(struct restore_tree *tree, const struct restore_process *pr
 
 /* shared-memory.c */
 int restore_shared_prepare(struct restore_tree *tree, const struct image_set *images, struct error *error);
+/* The id of the System V segment that an object is, and its size in memory; -EPROTO: it is none. */
+int restore_shared_segment(struct restore_tree *tree, uint32_t id, uint32_t *ret_segment, uint64_t *ret_size,
+			   struct error *error);
 /* A deleted file: takes the descriptor, which is for reading. restore_shared_resize() before anything else. */
 int restore_shared_adopt(struct restore_tree *tree, uint32_t id, int fd, struct error *error);
 int restore_shared_resize(struct restore_tree *tree, uint32_t id, uint64_t size, struct error *error);

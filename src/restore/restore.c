@@ -15,6 +15,7 @@
 
 #include "parts.h"
 #include "restore/files.h"
+#include "restore/sysv.h"
 #include "restore/tcp.h"
 #include "util/cleanup.h"
 
@@ -61,6 +62,7 @@ void restore_tree_free(struct restore_tree *tree)
 	array_deinit(&tree->processes);
 	restore_files_free(tree->files);
 	restore_shared_free(tree->shared);
+	restore_sysv_free(tree);
 	cleanup_fd(&tree->own_pidfd);
 	restore_job_free(tree->job);
 	free(tree->host);
@@ -84,9 +86,10 @@ static int layout(struct restore_tree *tree, struct error *error)
 	if (r == 0)
 		r = restore_files_prepare(tree, tree->images, error);
 	if (r == 0)
-		r = restore_shared_prepare(tree, tree->images, error);
-	if (r == 0)
 		r = restore_layout_processes(tree, error);
+	/* After the root, which makes segments of System V shared memory. */
+	if (r == 0)
+		r = restore_shared_prepare(tree, tree->images, error);
 	array_for_each(process, &tree->processes)
 		if (r == 0)
 			r = restore_mm_apply(tree, *process, error);

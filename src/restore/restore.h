@@ -42,6 +42,7 @@
 
 struct restore_files;  /* files.c: objects opened so far */
 struct restore_shared; /* shared-memory.c: shared memory objects */
+struct image_ipcs;     /* image/ipc.h */
 struct restore_mm;     /* mm.c: the layout as it is now */
 struct restore_host;   /* parts.h: what does not change about this machine and program */
 struct restore_job;    /* job.c: the terminal and session that are shared */
@@ -87,6 +88,7 @@ struct restore_tree {
 	struct net_lock *lock;                 /* stops TCP connections until the go, which releases it; borrowed, may be NULL */
 	struct restore_files *files;           /* owned by files.c, made on first use */
 	struct restore_shared *shared;         /* owned by shared-memory.c, made on first use */
+	struct image_ipcs *sysv;               /* System V objects made so far, owned by sysv.c; NULL: none */
 	struct restore_host *host;             /* owned */
 	struct restore_job *job;               /* owned by job.c, made anew by each layout */
 	bool finished;                         /* restore_tree_finish() succeeded */

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "parts.h"
+#include "restore/sysv.h"
 #include "util/cleanup.h"
 #include "util/fdio.h"
 
@@ -26,6 +27,8 @@ struct shared_object {
 	int fd;         /* read and write, of a ghost read only; owned */
 	uint64_t size;  /* bytes: content behind them is not written */
 	bool memfd;
+	bool sysv;      /* a segment of System V shared memory, and its id: */
+	uint32_t segment;
 	bool ghost;     /* a deleted file */
 	bool wanted;    /* in the newest image set */
 	uint32_t seals; /* to be set at the end */
@@ -92,7 +95,13 @@ static int shared_make(struct restore_tree *tree, const SharedMemory *message, s
 	struct shared_object object = { .id = message->id, .memfd = message->memfd };
 	int r;
 
-	r = message->memfd ? make_memfd(message, &object.fd, error) : make_anonymous(message, &object.fd, error);
+	if (message->segment) {
+		object.sysv = true;
+		object.segment = message->segment->desc->id;
+	}
+	r = message->memfd     ? make_memfd(message, &object.fd, error)
+	    : message->segment ? restore_sysv_segment(tree, message->segment, &object.fd, error)
+			       : make_anonymous(message, &object.fd, error);
 	if (r == 0)
 		r = shared_add(tree, object, error);
 	if (r == 0)
@@ -188,6 +197,21 @@ static int shared_get(struct restore_tree *tree, uint32_t id, struct shared_obje
 {
 	*ret = shared_find(tree, id);
 	return *ret ? 0 : error_set(error, -ENOENT, "there is no shared memory object %u", id);
+}
+
+int restore_shared_segment(struct restore_tree *tree, uint32_t id, uint32_t *ret_segment, uint64_t *ret_size,
+			   struct error *error)
+{
+	struct shared_object *object;
+	int r = shared_get(tree, id, &object, error);
+
+	if (r < 0)
+		return r;
+	if (!object->sysv)
+		return error_set(error, -EPROTO, "shared memory object %u is no System V segment", id);
+	*ret_segment = object->segment;
+	*ret_size = (object->size + SHARED_PAGE - 1) & ~(SHARED_PAGE - 1);
+	return 0;
 }
 
 int restore_shared_open(struct restore_tree *tree, uint32_t id, int flags, int *ret_fd, struct error *error)

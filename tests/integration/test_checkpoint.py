@@ -54,6 +54,7 @@ def test_state(host, place, start_victim, kind):
     for pid in host.tree(victim.pid):
         host.kill(pid)
     wait_gone(host, pids)
+    host.run(["ipcrm", "--all"])  # what System V objects there are outlives their users
     files.put_back()
     restore(host, place, directory, "--lazy-pages")
     victim.check(host)

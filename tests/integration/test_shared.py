@@ -2,9 +2,8 @@
 """Memory and deleted files that processes share, written by all ways there are, moved to and fro; and what of them is left to
 be sent while nobody runs.
 """
-import pathlib
-
 import pytest
+from hosts import SHARED_MEMORY
 from pagestream import PageServer, send
 
 MIB = 1 << 20
@@ -59,13 +58,13 @@ def test_named_file_in_memory(two_hosts, keys, start_victim):
     a, b, _ = two_hosts
     with PageServer(a, keys) as on_a, PageServer(b, keys) as on_b:
         victim = start_victim(a, "shared-pages", "4", "500", "p")
-        name = pathlib.Path(f"/dev/shm/victim-{victim.pid}")
+        name = SHARED_MEMORY / f"victim-{victim.pid}"
         try:
             result = send(a, on_b, victim.pid)
             assert result.status == 0, result.text()
             victim.host = b
             victim.check(b)
-            a.run(["sh", "-c", f"mount --bind /dev/shm /mnt && mount -t tmpfs tmpfs /dev/shm && cp -p /mnt/{name.name} /dev/shm"])
+            a.run(["sh", "-c", f"cp -p {name} /mnt && mount -t tmpfs tmpfs {SHARED_MEMORY} && cp -p /mnt/{name.name} {name}"])
             result = send(b, on_a, victim.pid)
             assert result.status == 1 and f"file {name}: was in memory and is another file here" in result.text(), result.text()
             victim.check(b)

@@ -9,6 +9,7 @@ VICTIMS = [
     "threads:4", "threads:64", "amx", "syscalls", "signals", "robust",
     "timers", "creds", "procattr", "seccomp", "seccomp:sync",
     "files", "deleted", "deleted:map", "pipes", "fifo", "eventfd", "epoll", "timerfd", "signalfd", "inotify", "unixpair",
+    "sysv-shm", "sysv-sem", "sysv-msg",
     "listen-tcp", "listen-unix", "udp", "tree",
     "locks", "leases", "procfiles",
 ]

@@ -5,17 +5,15 @@ import pathlib
 import shutil
 import tempfile
 
-from hosts import wait_until
+from hosts import SHARED_MEMORY, wait_until
 from pagestream import migrate
-
-MEMORY = pathlib.Path("/dev/shm")
-
 
 class Place:
     """A directory for checkpoints, and one for journals, on tmpfs; context manager."""
 
     def __enter__(self):
-        self.path = pathlib.Path(tempfile.mkdtemp(prefix="pagestream-checkpoint-", dir=MEMORY if MEMORY.is_dir() else None))
+        SHARED_MEMORY.mkdir(exist_ok=True)
+        self.path = pathlib.Path(tempfile.mkdtemp(prefix="pagestream-checkpoint-", dir=SHARED_MEMORY))
         self.state_dir = self.path / "state"
         self.state_dir.mkdir()
         return self

@@ -2,11 +2,12 @@
 /*
  * host-init PID_BASE: makes a test host, and stays as long as it exists.
  *
- * Model: new network, mount and PID namespaces. The first process of the PID namespace is the
+ * Model: new network, mount, PID and IPC namespaces. The first process of the PID namespace is the
  * host's init: it reaps orphans, and its end is the end of everything in the host. The process that
  * made it waits for it outside.
  *
- * Happy path: unshare, fork; the child makes its mounts private, mounts /proc and an empty /mnt,
+ * Happy path: unshare, fork; the child makes its mounts private, mounts /proc, an empty /mnt, and
+ * /dev/shm and /dev/mqueue of the host's own (but for the directory SHARED, which all hosts see),
  * brings the loopback device up and sets the last PID to PID_BASE - 1; the parent prints "ready
  * PID\n" with the init's PID as seen outside. Failure: a line on stderr and exit status 1. The init
  * dies with its parent, and the parent when its stdin, which the test holds, is closed: so nothing
@@ -28,6 +29,7 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -46,6 +48,28 @@ static void loopback_up(void)
 	if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &request) < 0)
 		die("loopback");
 	close(fd);
+}
+
+/* The directory in /dev/shm where tests keep what all hosts shall see. */
+#define SHARED "/dev/shm/shared"
+
+static void memory_mount(void)
+{
+	char outer[32];
+	int fd;
+
+	if (mkdir(SHARED, 0755) < 0 && errno != EEXIST)
+		die(SHARED);
+	fd = open(SHARED, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	snprintf(outer, sizeof(outer), "/proc/self/fd/%d", fd);
+	if (fd < 0 || mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777") < 0 ||
+	    mkdir(SHARED, 0755) < 0 || mount(outer, SHARED, NULL, MS_BIND, NULL) < 0)
+		die("/dev/shm");
+	close(fd);
+	if (mkdir("/dev/mqueue", 0755) < 0 && errno != EEXIST)
+		die("/dev/mqueue");
+	if (mount("mqueue", "/dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
+		die("/dev/mqueue");
 }
 
 static void last_pid_set(const char *base)
@@ -70,6 +94,7 @@ _Noreturn static void init_run(const char *base, int told)
 	    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0 ||
 	    mount("tmpfs", "/mnt", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0777") < 0)
 		die("mount");
+	memory_mount();
 	loopback_up();
 	last_pid_set(base);
 	if (setsid() < 0 || chdir("/") < 0)
@@ -105,7 +130,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: host-init PID_BASE\n");
 		return 2;
 	}
-	if (pipe2(told, O_CLOEXEC) < 0 || unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID) < 0)
+	if (pipe2(told, O_CLOEXEC) < 0 || unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC) < 0)
 		die("unshare");
 	init = fork();
 	if (init < 0)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Hosts on one machine: each has its own network, PID and mount namespaces, and all share the file
-system but /mnt.
+"""Hosts on one machine: each has its own network, PID, IPC and mount namespaces, and all share the file
+system but /mnt, /dev/shm and /dev/mqueue.
 
     with Host("a", pid_base=1000) as a, Host("b", pid_base=20000) as b, Net(a, b) as net:
         pid = a.spawn_daemon(["sleep", "100"])
@@ -8,7 +8,7 @@ system but /mnt.
         net.cut("drop")
 
 /mnt is a tmpfs of each host's own, for what two real hosts could not share: a FIFO's content, a
-socket's name.
+socket's name. So is /dev/shm, but for SHARED_MEMORY in there, which is the same directory everywhere.
 
 The end of a Host is the end of every process in it, and so of its namespaces and devices, also when
 the test itself is killed: the host's init dies when the pipe is closed that the test holds.
@@ -23,6 +23,7 @@ import subprocess
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+SHARED_MEMORY = pathlib.Path("/dev/shm/shared")  # as in host-init.c
 
 
 def build_dir():
@@ -87,7 +88,7 @@ class Host:
 
     def argv(self, argv):
         """The command line that runs argv inside this host."""
-        return ["nsenter", "-t", str(self.init), "-m", "-n", "-p", "--wd=" + os.getcwd(), "--",
+        return ["nsenter", "-t", str(self.init), "-m", "-n", "-p", "-i", "--wd=" + os.getcwd(), "--",
                 *map(str, argv)]
 
     def popen(self, argv, **kw):

@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import threading
 
-from hosts import build_dir, wait_until
+from hosts import SHARED_MEMORY, build_dir, wait_until
 
 MOVED, NOT_MOVED, USAGE, IN_DOUBT = 0, 1, 2, 3
 
@@ -39,8 +39,8 @@ def _new_state_dir():
 @functools.cache
 def _state_root():
     """What all of them lie in. A test that kills a program leaves its journals; they go when the tests end."""
-    memory = pathlib.Path("/dev/shm")
-    root = tempfile.mkdtemp(prefix="pagestream-", dir=memory if memory.is_dir() else None)
+    SHARED_MEMORY.mkdir(exist_ok=True)
+    root = tempfile.mkdtemp(prefix="ps-", dir=SHARED_MEMORY)
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     return root
 

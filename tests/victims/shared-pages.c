@@ -2,7 +2,7 @@
 /*
  * shared-pages DIR [MIB [PAGES_PER_SECOND [KINDS]]]: finds a wrong page of what two processes share. KINDS is any of a
  * (anonymous shared memory), m (memfd), s (file of /dev/shm, deleted), d (file of DIR, deleted), n (memfd that is only open,
- * never mapped), p (file of /dev/shm that keeps its name, victim-PID), f (children that end at once write, too); all of them
+ * never mapped), p (file of /dev/shm/shared that keeps its name, victim-PID), f (children that end at once write, too); all of them
  * but p and f unless said otherwise. MIB of each: 16 unless said otherwise. PAGES_PER_SECOND of each process:
  * 2000 unless said otherwise, 0 for memory that nobody writes.
  *
@@ -248,7 +248,7 @@ static int segment_open(struct victim *v, char kind, size_t size)
 	if (kind == 'a')
 		return -1;
 	if (kind == 's' || kind == 'p')
-		snprintf(path, sizeof(path), "/dev/shm/victim-%d", getpid());
+		snprintf(path, sizeof(path), "/dev/shm/%svictim-%d", kind == 'p' ? "shared/" : "", getpid());
 	else
 		snprintf(path, sizeof(path), "%s", victim_path(v, "segment"));
 	if (kind == 'm' || kind == 'n')

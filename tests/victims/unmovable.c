@@ -25,7 +25,6 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
-#include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -141,16 +140,8 @@ static void open_files(const struct victim *v)
 
 static void open_memory(void)
 {
-	int segment = shmget(IPC_PRIVATE, VICTIM_PAGE, 0600);
 	long secret = syscall(SYS_memfd_secret, 0);
 
-	if (segment >= 0) {
-		void *area = shmat(segment, NULL, 0);
-
-		shmctl(segment, IPC_RMID, NULL);
-		if (area != (void *)-1)
-			mapping("sysv", area);
-	}
 	mapping("hugetlb", mmap(NULL, 2 << 20, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE, -1, 0));
 	descriptor("secret", secret);
 	if (secret >= 0 && ftruncate((int)secret, (off_t)VICTIM_PAGE) == 0)

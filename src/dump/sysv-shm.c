@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Segments of System V shared memory. The inode number of a mapping is the segment's id; its content is an object of
+ * shared-memory.c, read through /proc/PID/map_files, which does not count as attached. That all users are in the tree is
+ * seen by counting: the kernel counts the mappings of a segment.
+ */
+#include <errno.h>
+#include <linux/kcmp.h>
+#include <sys/shm.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "dump/sysv.h"
+
+int dump_sysv_segment(uint32_t id, IpcSegment *ret, IpcDescription *ret_desc, struct error *error)
+{
+	struct shmid_ds info;
+
+	if (shmctl((int)id, IPC_STAT, &info) < 0)
+		return error_set_errno(error, -errno, "System V segment %u", id);
+	ipc_segment__init(ret);
+	ipc_description__init(ret_desc);
+	ret_desc->key = (uint32_t)info.shm_perm.__key;
+	ret_desc->uid = info.shm_perm.uid;
+	ret_desc->gid = info.shm_perm.gid;
+	ret_desc->cuid = info.shm_perm.cuid;
+	ret_desc->cgid = info.shm_perm.cgid;
+	ret_desc->mode = info.shm_perm.mode;
+	ret_desc->id = id;
+	ret->desc = ret_desc;
+	ret->size = info.shm_segsz;
+	return 0;
+}
+
+/* Has an earlier process the same address space? */
+static bool is_copy(const struct dump_context *ctx, const struct dump_process *process)
+{
+	array_for_each(other, &ctx->processes) {
+		if (*other == process)
+			return false;
+		if (((*other)->pid == process->stat.ppid || (*other)->stat.ppid == process->stat.ppid) &&
+		    syscall(SYS_kcmp, (*other)->pid, process->pid, KCMP_VM, 0, 0) == 0)
+			return true;
+	}
+	return false;
+}
+
+static uint64_t count_mappings(const struct dump_context *ctx, const struct dump_shared_object *object)
+{
+	uint64_t count = 0;
+
+	array_for_each(process, &ctx->processes) {
+		uint64_t own = 0;
+
+		array_for_each(map, &(*process)->maps)
+			own += map->inode == object->ino && dump_sysv_is(map->name);
+		count += own && !is_copy(ctx, *process) ? own : 0;
+	}
+	return count;
+}
+
+int dump_sysv_attachments(struct dump_context *ctx, struct error *error)
+{
+	for (size_t i = 0; i < dump_shared_count(ctx); i++) {
+		const struct dump_shared_object *object = dump_shared_get(ctx, i);
+		struct shmid_ds info;
+
+		if (!object->present || !object->sysv)
+			continue;
+		if (shmctl((int)object->ino, IPC_STAT, &info) < 0)
+			return error_set_errno(error, errno == EINVAL || errno == EIDRM ? -ESRCH : -errno,
+					       "System V segment %u", (uint32_t)object->ino);
+		if (info.shm_nattch > count_mappings(ctx, object))
+			dump_sysv_refuse(ctx, "segment", (uint32_t)object->ino, (uint32_t)info.shm_perm.__key, 0);
+	}
+	return 0;
+}

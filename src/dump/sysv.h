@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * System V IPC: which objects of the namespace belong to the tree, and their records.
+ *
+ *   segments   those that a process of the tree has attached. All that have it attached must be in the tree
+ *   sets       those with a semaphore on which a process of the tree did the last operation, or on which one waits
+ *   queues     those whose last sender or receiver is a process of the tree, or on which one waits
+ *
+ * A process outside of the tree that the kernel names as a user as well makes the object a blocker. Nothing else tells who
+ * uses a set or a queue: what was made and never used, or last used by processes that have ended, stays where it is.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "dump/dump.h"
+#include "dump/shared-memory.h"
+#include "pagestream-ipc.pb-c.h"
+
+#define DUMP_SYSV_NAME "/SYSV" /* begin of the names of mappings of segments */
+
+/* Whether a process has attached segments by that name. */
+bool dump_sysv_is(const char *name);
+
+/* sysv-shm.c: fills `ret` for the segment of that id; -EIDRM: it is gone, -ENODEV: it is no segment of our namespace. */
+int dump_sysv_segment(uint32_t id, IpcSegment *ret, IpcDescription *ret_desc, struct error *error);
+/* Blockers for segments that have more users than the tree's mappings. All processes running: as of their last look. */
+int dump_sysv_attachments(struct dump_context *ctx, struct error *error);
+
+/* Records of sets and queues; on the running tree without messages and adjustments. */
+int dump_sysv(struct dump_context *ctx, struct error *error);
+/* Its parts: sysv-sem.c, sysv-msg.c. */
+int dump_sysv_sets(struct dump_context *ctx, struct error *error);
+int dump_sysv_queues(struct dump_context *ctx, struct error *error);
+
+/* ---- sysv.c: who uses an object */
+
+enum dump_sysv_user {
+	DUMP_SYSV_NOBODY,   /* no PID, or one of a process that is gone */
+	DUMP_SYSV_OURS,
+	DUMP_SYSV_STRANGER,
+};
+enum dump_sysv_user dump_sysv_user(const struct dump_context *ctx, pid_t pid);
+
+/* A thread of the tree that is in one of two system calls with that id as its first argument. */
+bool dump_sysv_waits(struct dump_context *ctx, uint32_t id, const long calls[2]);
+
+/* The blocker for an object that a process outside of the tree uses, too. `pid` 0: it is not known which. */
+void dump_sysv_refuse(struct dump_context *ctx, const char *what, uint32_t id, uint32_t key, pid_t pid);
