@@ -70,6 +70,7 @@ struct dump_process {
 	uint32_t files_id;             /* id of its IMAGE_FDINFO records: its descriptor table */
 	bool reads_direct;             /* has had a file open with O_DIRECT when its descriptors were last collected */
 	bool seccomp;                  /* a thread was restricted by seccomp(2) at the last look at all of them */
+	bool pins;                     /* devices may write to its memory, which nothing tells: asynchronous I/O */
 	struct tracee_process *tracee; /* NULL while the tree runs; borrowed from the tracee_tree */
 	ARRAY(struct dump_map_flags) map_flags; /* VmFlags at the last look (mm-flags.c), by address; owned */
 };

@@ -46,7 +46,6 @@ static const struct {
 	const char *prefix;
 	enum image_kind kind;
 } mm_refused[] = {
-	{ "/[aio]", IMAGE_KIND_AIO },
 	{ "anon_inode:[io_uring]", IMAGE_KIND_IO_URING },
 	{ "anon_inode:", IMAGE_KIND_MEMORY_KERNEL },
 	{ "/anon_hugepage", IMAGE_KIND_MEMORY_HUGETLB },
@@ -122,6 +121,21 @@ static bool map_is_anonymous(const struct procfs_map *map)
 	return !map->shared && (map->inode == 0 || name_begins(map, "/dev/zero"));
 }
 
+/* A ring is made by the kernel; the restore keeps its place free until then. */
+static int mapping_ring(struct mm_builder *builder, const struct procfs_map *map, Mapping *mapping, struct error *error)
+{
+	AioRing *ring = NULL;
+	int r = dump_aio_map(builder->ctx, builder->process, map, &builder->arena, &ring, error);
+
+	if (r < 0 || !ring)
+		return r;
+	builder->message.aios[builder->message.n_aios++] = ring;
+	mapping->status = MAPPING_REGULAR | MAPPING_AIO;
+	mapping->flags &= ~(uint32_t)MAP_LOCKED;
+	mapping->madv = 0;
+	return 0;
+}
+
 /* Fills kind, id and file flags; status 0: a blocker, left out. */
 static int mapping_classify(struct mm_builder *builder, const struct procfs_map *map, uint32_t vm_flags,
 			    Mapping *mapping, struct error *error)
@@ -133,6 +147,8 @@ static int mapping_classify(struct mm_builder *builder, const struct procfs_map 
 		mapping->status = MAPPING_REGULAR | (map->name[3] == 's' ? MAPPING_VDSO : MAPPING_VVAR);
 		return 0;
 	}
+	if (dump_aio_is(map))
+		return mapping_ring(builder, map, mapping, error);
 	if (mapping_unmovable(builder, map, vm_flags))
 		return 0;
 	if (map_is_anonymous(map)) {
@@ -349,7 +365,8 @@ static int mm_build(struct mm_builder *builder, const struct dump_process_facts 
 	builder->vm_flags = dump_arena_take(&builder->arena, room * sizeof(*builder->vm_flags));
 	builder->names = dump_arena_take(&builder->arena, room * sizeof(*builder->names));
 	builder->message.vmas = dump_arena_take(&builder->arena, room * sizeof(Mapping *));
-	if (!builder->mappings || !builder->vm_flags || !builder->names || !builder->message.vmas)
+	builder->message.aios = dump_arena_take(&builder->arena, room * sizeof(AioRing *));
+	if (!builder->mappings || !builder->vm_flags || !builder->names || !builder->message.vmas || !builder->message.aios)
 		return error_set_errno(error, -ENOMEM, "cannot list the mappings of PID %d", builder->process->pid);
 	array_for_each(map, &builder->process->maps) {
 		r = mapping_add_outside(builder, map, error);

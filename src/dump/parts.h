@@ -11,6 +11,7 @@
 #include "core.pb-c.h"
 #include "dump/dump.h"
 #include "image/host.h"
+#include "mm.pb-c.h"
 #include "pagestream-core.pb-c.h"
 
 /* ---- what does not change about this machine ---------------------------------------------------------------------- */
@@ -98,6 +99,11 @@ void dump_seccomp_free(struct dump_seccomp *seccomp);
 
 /* tty.c: a blocker for a controlling terminal that cannot be shared or replaced on the target. */
 void dump_terminal_check(struct dump_context *ctx, const struct dump_process *process);
+
+/* aio.c: a ring of asynchronous I/O among the mappings. `*ret` is in the arena; NULL with a blocker. */
+bool dump_aio_is(const struct procfs_map *map);
+int dump_aio_map(struct dump_context *ctx, struct dump_process *process, const struct procfs_map *map,
+		 struct dump_arena *arena, AioRing **ret, struct error *error);
 
 /* program.c: the path of options->own_programs that the process runs, or NULL. */
 const char *dump_program_own(const struct dump_options *options, pid_t pid);

@@ -64,7 +64,6 @@ static int translate_mapping(struct importer *importer, const struct import_item
 	} kinds[] = {
 		{ importer->native ? 0 : MAPPING_SYSV, "System V shared memory" },
 		{ MAPPING_SOCKET, "the ring of a packet socket" },
-		{ MAPPING_AIO, "a ring of asynchronous I/O" },
 		{ MAPPING_SHADOW_STACK, "a shadow stack" },
 		{ MAPPING_UPROBES, "memory of a user-space probe" },
 	};
@@ -116,6 +115,11 @@ static int translate_mm(struct importer *importer, const struct import_item *ite
 	extra->guards = image_arena_take(&importer->arena, message->n_vmas * sizeof(*extra->guards));
 	if (!extra->guards)
 		return image_import_no_memory(importer);
+	for (size_t i = 0; i < message->n_aios; i++)
+		if (!message->aios[i]->has_head)
+			return error_set(importer->error, -EOPNOTSUPP,
+					 "%s/mm-%u.img: a ring of asynchronous I/O at 0x%llx that another program wrote cannot be restored",
+					 importer->dir->path, item->id, (unsigned long long)message->aios[i]->id);
 	for (size_t i = 0; r == 0 && i < message->n_vmas; i++) {
 		Mapping *mapping = message->vmas[i];
 		AddressRange *range;

@@ -474,7 +474,8 @@ static int follow(struct source *source, struct source_memory *memory, const str
 static void note_reads(struct source_memory *memory, const struct dump_process *process)
 {
 	/* What was opened since the preflight has been read from in earlier rounds, too. */
-	memory->untrusted = memory->track && (memory->untrusted || (process->reads_direct && !memory->reads_direct));
+	memory->untrusted = memory->track && (memory->untrusted || process->pins ||
+					      (process->reads_direct && !memory->reads_direct));
 	memory->reads_direct = process->reads_direct;
 }
 

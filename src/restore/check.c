@@ -203,5 +203,7 @@ int restore_check(const struct image_set *images, struct image_blockers *blocker
 		r = check_creds(images, blockers, error);
 	if (r == 0)
 		r = restore_sysv_check(images, blockers, error);
+	if (r == 0)
+		r = restore_aio_check(images, blockers, error);
 	return r;
 }

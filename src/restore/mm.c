@@ -288,6 +288,11 @@ static int step_map(struct mm_run *run, const struct restore_step *step, struct 
 
 	if (wanted->status & MAPPING_SYSV)
 		return step_attach(run, step, error);
+	if (wanted->status & MAPPING_AIO) { /* its place, until it is made: aio.c */
+		tracee_batch_call(run->batch, SYS_mmap, step->start, step->end - step->start, PROT_NONE,
+				  MAP_FIXED_NOREPLACE | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, fd, offset);
+		return 0;
+	}
 	if (wanted->status & MAPPING_ANON_PRIVATE) {
 		flags |= MAP_ANONYMOUS | (wanted->flags & MAP_DROPPABLE ? MAP_DROPPABLE : MAP_PRIVATE);
 	} else {

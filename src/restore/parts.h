@@ -109,6 +109,10 @@ void restore_shared_prune(struct restore_tree *tree);
 int restore_shared_finish(struct restore_tree *tree, struct error *error);
 void restore_shared_free(struct restore_shared *shared);
 
+/* aio.c: rings of asynchronous I/O, while the shell has no descriptors; and whether this host can make them. */
+int restore_aio(struct restore_tree *tree, struct restore_process *process, struct error *error);
+int restore_aio_check(const struct image_set *images, struct image_blockers *blockers, struct error *error);
+
 /* process.c: what belongs to a process, by a batch in its leader; before its threads get their credentials. */
 int restore_process_apply(struct restore_tree *tree, struct restore_process *process, struct error *error);
 /* The last batch: what must come after credentials, and what starts to move by itself (timers, pending signals). */

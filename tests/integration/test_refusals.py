@@ -210,9 +210,9 @@ def test_every_object_in_one_list(two_hosts, page_server, start_victim):
         watch.refused(result, f"{len(kinds)} objects are in the way")
     listed = blockers(result)
     assert len(listed) == len(kinds), result.text()
-    for name, kind, place in kinds:
+    for name, kind, place, *child in kinds:
         wanted = {"descriptor": f"fd {place} -> ", "mapping": f"{place}-", "process": ""}[kind]
-        pid = place if name == "zombie" else str(victim.pid)
+        pid = place if name == "zombie" else child[0] if child else str(victim.pid)
         lines = [line for line in listed if line[0] == pid and line[1] == kind and line[2].startswith(wanted)]
         assert lines, f"{name} is not in the list\n{result.text()}"
         assert all(len(line[3]) > 10 and len(line[4]) > 10 for line in lines), lines

@@ -11,7 +11,7 @@ VICTIMS = [
     "files", "deleted", "deleted:map", "pipes", "fifo", "eventfd", "epoll", "timerfd", "signalfd", "inotify", "unixpair",
     "sysv-shm", "sysv-sem", "sysv-msg",
     "listen-tcp", "listen-unix", "udp", "tree",
-    "locks", "leases", "procfiles", "epoll-far",
+    "locks", "leases", "procfiles", "epoll-far", "aio",
 ]
 PRIVATE = {"fifo", "leases", "listen-unix", "locks"}  # have an object in the file system that each host needs for itself
 

@@ -47,14 +47,20 @@ static void open_rings(void)
 {
 	struct io_uring_params params = {0};
 	unsigned long context = 0;
-	long fd = syscall(SYS_io_uring_setup, 4, &params);
+	pid_t child = -1;
+	long fd;
 
+	/* A fork leaves the parent's ring in the child. */
+	if (syscall(SYS_io_setup, 8, &context) == 0 && (child = fork()) == 0)
+		for (;;)
+			pause();
+	if (context)
+		fprintf(kinds, "aio-child mapping %lx %d\n", context, child);
+	fd = syscall(SYS_io_uring_setup, 4, &params);
 	descriptor("io_uring", fd);
 	if (fd >= 0)
 		mapping("io_uring-ring",
 			mmap(NULL, VICTIM_PAGE, PROT_READ, MAP_SHARED, (int)fd, IORING_OFF_SQ_RING));
-	if (syscall(SYS_io_setup, 8, &context) == 0)
-		mapping("aio", (void *)context);
 }
 
 static void open_faults(void)
