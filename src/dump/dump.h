@@ -85,6 +85,7 @@ struct dump_context {
 	int64_t deadline;                   /* for batches, see util/clock.h; CLOCK_FOREVER unless the caller sets it */
 	struct net_lock *lock;              /* stops TCP connections at the freeze; borrowed, NULL: nothing does */
 	bool has_tcp;                       /* a collection has met a TCP socket */
+	bool has_connections;               /* one that was connected */
 	struct dump_files *files;           /* owned by files.c, made on first use */
 	struct dump_shared *shared;         /* owned by shared-memory.c, made on first use */
 	struct dump_seccomp *seccomp;       /* owned by seccomp.c, made on first use */

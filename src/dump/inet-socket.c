@@ -265,6 +265,7 @@ static int describe(struct dump_context *ctx, const struct inet_socket *file, st
 	r = read_inet_facts(file->fd, &facts);
 	if (r < 0)
 		return error_set_errno(error, r, "looking at a socket");
+	ctx->has_connections |= is_connection(&facts);
 	if (blocked(ctx, file, &facts))
 		return 0;
 	if (file->frozen && is_connection(&facts) && !ctx->options->tcp_close) {

@@ -154,6 +154,32 @@ int journal_remove(int dir_fd, const uint8_t session[JOURNAL_SESSION_SIZE], stru
 	return 0;
 }
 
+int journal_name(int dir_fd, const uint8_t session[JOURNAL_SESSION_SIZE], char ret[JOURNAL_NAME_SIZE], struct error *error)
+{
+	char name[FILE_NAME_SIZE];
+	struct stat st;
+
+	if (fstat(dir_fd, &st) < 0)
+		return error_set_errno(error, -errno, "cannot look at the directory of the journals");
+	entry_name(session, name);
+	snprintf(ret, JOURNAL_NAME_SIZE, "%.*s-%llx", NAME_DIGITS, name, (unsigned long long)(st.st_ino ^ st.st_dev << 40));
+	return 0;
+}
+
+bool journal_name_parse(int dir_fd, const char *name, uint8_t ret_session[JOURNAL_SESSION_SIZE])
+{
+	uint8_t session[JOURNAL_SESSION_SIZE];
+	char again[JOURNAL_NAME_SIZE];
+
+	for (size_t i = 0; i < JOURNAL_SESSION_SIZE; i++)
+		if (sscanf(name + 2 * i, "%2hhx", &session[i]) != 1)
+			return false;
+	if (journal_name(dir_fd, session, again, NULL) < 0 || strcmp(name, again) != 0)
+		return false;
+	memcpy(ret_session, session, sizeof(session));
+	return true;
+}
+
 int journal_process_fill(JournalProcess *entry, pid_t pid, struct error *error)
 {
 	struct procfs_stat stat;

@@ -10,6 +10,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -55,6 +56,14 @@ void journal_list_deinit(struct journal_list *list);
 
 /* -ENOENT is success. */
 int journal_remove(int dir_fd, const uint8_t session[JOURNAL_SESSION_SIZE], struct error *error);
+
+/*
+ * A name for what lies outside of STATE_DIR and belongs to a session: "SESSION-DIRECTORY", so that only those that use the
+ * same STATE_DIR take it for theirs. journal_name_parse(): false where it is another one's.
+ */
+#define JOURNAL_NAME_SIZE 64
+int journal_name(int dir_fd, const uint8_t session[JOURNAL_SESSION_SIZE], char ret[JOURNAL_NAME_SIZE], struct error *error);
+bool journal_name_parse(int dir_fd, const char *name, uint8_t ret_session[JOURNAL_SESSION_SIZE]);
 
 /* Fills `entry` with this moment's start time of a process; -ESRCH. */
 int journal_process_fill(JournalProcess *entry, pid_t pid, struct error *error);

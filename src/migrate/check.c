@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "dump/dump.h"
+#include "net/lock.h"
 #include "tracee/freezer.h"
 #include "track/track.h"
 #include "util/cleanup.h"
@@ -197,6 +198,11 @@ static int try_diag(void)
 	return fd < 0 ? -errno : 0;
 }
 
+static int try_lock(void)
+{
+	return net_lock_probe(NULL);
+}
+
 static int try_track(void)
 {
 	enum track_kind kind;
@@ -263,6 +269,7 @@ static const struct {
 	{ "mapped files (/proc/PID/map_files)", NULL, "mapped files that are deleted cannot be read", true, try_map_files },
 	{ "address space layout (PR_SET_MM_MAP)", "3.18", "heap, arguments and auxv cannot be restored", true, try_set_mm },
 	{ "socket lists (sock_diag)", NULL, "sockets cannot be described", true, try_diag },
+	{ "lock on TCP connections (nftables)", "5.6", "trees with TCP connections cannot be moved", false, try_lock },
 	{ "written pages, by one of the next two", NULL, "there is no pre-copy", true, try_track },
 	{ "written pages by PAGEMAP_SCAN", "6.7", "soft-dirty is used, which has to stop the process each round", false,
 	  try_pagemap_scan },

@@ -57,6 +57,7 @@ void end_source_copy(struct source *source)
 	for (size_t i = source->dump->processes.count; i-- > 0;)
 		reap(source->dump->processes.items[i], deadline);
 	remove_ipc(source);
+	lock_release(source);
 	if (source->freezer)
 		freezer_remove(source->freezer, deadline, NULL);
 }
@@ -70,6 +71,7 @@ void end_release(struct source *source)
 	if (throttle_stop(steal_ptr(&source->throttle), &error) < 0)
 		log_warning(source->log, "%s", error.message);
 	error_clear(&error);
+	lock_release(source);
 	if (source->freezer && freezer_thaw(source->freezer, deadline, &error) < 0)
 		log_warning(source->log, "%s", error.message);
 	tracee_tree_release(source->stopped);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The guardian: a small process that only waits for our end. If we are killed (SIGKILL, out of memory), it cleans up what
- * the kernel does not: remote areas in the tree's processes, and the freezer. Before the commit the tree runs on; after
+ * the kernel does not: remote areas in the tree's processes, the lock on its connections, and the freezer. Before the commit the tree runs on; after
  * it, the tree stays frozen, and the journal tells the operator; but a checkpoint is complete then, and what is left of the
  * tree is ended.
  *
@@ -56,6 +56,7 @@ static void clean_up(struct source *source)
 	progress_remove(source->state_fd, source->shared->session);
 	if (source->destination == &destination_directory && source->shared->phase == PHASE_COMMIT) {
 		end_tree(source, deadline);
+		lock_remove(source, source->shared->session, NULL);
 		journal_remove(source->state_fd, source->shared->session, NULL);
 		return;
 	}
@@ -63,6 +64,7 @@ static void clean_up(struct source *source)
 		mark_in_doubt(source);
 		return;
 	}
+	lock_remove(source, source->shared->session, NULL);
 	/* The thaw first: a frozen thread neither leaves a remote area nor unmaps it. */
 	if (source->shared->freezer[0] && freezer_open(source->shared->freezer, &freezer, NULL) == 0) {
 		freezer_thaw(freezer, deadline, NULL);

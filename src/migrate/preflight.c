@@ -82,6 +82,8 @@ int source_preflight(struct source *source, struct error *error)
 	if (r == 0)
 		check_sessions(source);
 	if (r == 0)
+		r = lock_check(source, error);
+	if (r == 0)
 		r = source->destination->check(source, error);
 	if (r == 0)
 		r = report(source, error);

@@ -72,9 +72,10 @@ static void clean(struct source *source, const JournalEntry *entry, int64_t dead
 static int thaw(struct source *source, const JournalEntry *entry, struct error *error)
 {
 	int64_t deadline = clock_deadline(10 * CLOCK_S);
-	int r = 0;
+	int r;
 
-	if (source->freezer)
+	r = lock_remove(source, entry->session.data, error);
+	if (r == 0 && source->freezer)
 		r = freezer_thaw(source->freezer, deadline, error);
 	if (r < 0)
 		return r;
@@ -93,6 +94,7 @@ static int thaw(struct source *source, const JournalEntry *entry, struct error *
 static int finish(struct source *source, const JournalEntry *entry, struct error *error)
 {
 	int64_t deadline = clock_deadline(10 * CLOCK_S);
+	struct error locked = ERROR_INIT;
 
 	for (size_t i = entry->n_processes; i-- > 0;) {
 		_cleanup_fd_ int pidfd = -1;
@@ -107,6 +109,8 @@ static int finish(struct source *source, const JournalEntry *entry, struct error
 		while (journal_process_alive(entry->processes[i]) && clock_now_ns() < deadline)
 			usleep(1000);
 	image_ipc_end(entry);
+	if (lock_remove(source, entry->session.data, &locked) < 0)
+		log_error(source->log, "%s", locked.message);
 	if (source->freezer)
 		(void)freezer_remove(source->freezer, deadline, NULL);
 	if (source->control && wire_send(source->control, WIRE_ENDED, NULL, deadline, NULL) == 0)

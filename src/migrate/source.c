@@ -12,6 +12,7 @@
 
 #include "image/ipc.h"
 #include "image/journal.h"
+#include "net/lock.h"
 #include "util/cleanup.h"
 #include "util/stop-point.h"
 
@@ -178,6 +179,9 @@ int source_guard(struct source *source, struct error *error)
 	if (r < 0)
 		return r;
 	snprintf(name, sizeof(name), "pagestream-%.16s", source->summary->session);
+	r = lock_prepare(source, error);
+	if (r < 0)
+		return r;
 	r = freezer_new(name, source->options->pid, &source->freezer, error);
 	if (r == 0 && (size_t)snprintf(source->shared->freezer, sizeof(source->shared->freezer), "%s",
 				       freezer_path(source->freezer)) >= sizeof(source->shared->freezer))
@@ -216,6 +220,8 @@ int source_init(struct source *source, const struct migrate_options *options,
 		r = tracee_traces_new(TRACES_MAX, &source->traces, error);
 	if (r == 0)
 		r = journal_open_dir(options->state_dir, &source->state_fd, error);
+	if (r == 0)
+		lock_remove_stale(source);
 	return r;
 }
 
@@ -229,6 +235,7 @@ void source_deinit(struct source *source)
 	dump_context_free(source->dump);
 	image_set_free(source->images);
 	freezer_free(source->freezer);
+	net_lock_free(source->net_lock);
 	tracee_hints_free(source->hints);
 	guardian_dismiss(source);
 	tracee_traces_free(source->traces);

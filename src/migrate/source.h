@@ -129,6 +129,7 @@ struct source {
 	struct tracee_hints *hints;
 	struct tracee_tree *stopped;
 	struct freezer *freezer;
+	struct net_lock *net_lock; /* the tree has TCP sockets; owned, NULL otherwise */
 	struct throttle *throttle; /* while pre-copy slows the tree down */
 	struct dedup *dedup;
 	uint32_t round;
@@ -235,6 +236,17 @@ int serve_ask(struct source *source, uint32_t *ret_state, struct error *error);
 void end_source_copy(struct source *source);
 void end_release(struct source *source);
 void end_rollback(struct source *source);
+
+/*
+ * lock.c. lock_check(): whether there can be one, if the tree needs it; after dump_preflight(), a blocker if not.
+ * lock_prepare(): its table, which drops nothing yet. lock_release(): the kernel answers again.
+ */
+int lock_check(struct source *source, struct error *error);
+int lock_prepare(struct source *source, struct error *error);
+void lock_release(struct source *source);
+/* Of a session whose migrate is gone; and of all of which nothing is known any more. */
+int lock_remove(const struct source *source, const uint8_t session[WIRE_SESSION_SIZE], struct error *error);
+void lock_remove_stale(struct source *source);
 
 /* guardian.c */
 int guardian_start(struct source *source, struct error *error);

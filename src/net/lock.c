@@ -103,21 +103,12 @@ static int run_nft(const char *table, const char *extra, struct error *error)
 		const char *said = nft_ctx_get_error_buffer(nft);
 		const char *line = strstr(said, "rror: ");
 
-		r = strstr(said, strerror(EPERM)) ? -EPERM : -EOPNOTSUPP;
+		r = -EOPNOTSUPP;
 		line = line ? line + strlen("rror: ") : said;
 		error_set(error, r, "cannot make a table of nftables: %.*s", (int)strcspn(line, "\n"), line);
 	}
 	nft_ctx_free(nft);
 	return r;
-}
-
-int net_lock_probe(struct error *error)
-{
-	char table[TABLE_SIZE], undo[TABLE_SIZE + 32];
-
-	snprintf(table, sizeof(table), PREFIX "probe-%d", getpid());
-	snprintf(undo, sizeof(undo), "delete table inet %s\n", table);
-	return run_nft(table, undo, error);
 }
 
 int net_lock_new(enum net_lock_side side, const char *session, struct net_lock **ret, struct error *error)
@@ -215,18 +206,52 @@ int net_lock_engage(struct net_lock *lock, const struct net_tuples *tuples, stru
 		       0;
 }
 
+static void put_delete(struct netlink_batch *batch, const char *table)
+{
+	netlink_batch_message(batch, NFT_MSG_DELTABLE, 0);
+	netlink_batch_put(batch, NFTA_TABLE_NAME, table, strlen(table) + 1);
+}
+
 static int delete_table(int fd, const char *table, struct error *error)
 {
 	_cleanup_batch_ struct netlink_batch batch = { 0 };
 	int r;
 
-	netlink_batch_message(&batch, NFT_MSG_DELTABLE, 0);
-	netlink_batch_put(&batch, NFTA_TABLE_NAME, table, strlen(table) + 1);
+	put_delete(&batch, table);
 	r = netlink_batch_send(&batch, fd);
-	if (r < 0 && r != -ENOENT)
+	if (r < 0 && r != -ENOENT && r != -EOPNOTSUPP)
 		return error_set_errno(error, r, "cannot remove the table %s of nftables, which holds up connections; "
 				       "do it by hand: nft delete table inet %s", table, table);
 	return 0;
+}
+
+/* libnftables itself tells the user, on stderr, when it may do nothing at all. */
+static int try_netlink(const char *table, struct error *error)
+{
+	_cleanup_batch_ struct netlink_batch batch = { 0 };
+	_cleanup_fd_ int fd = -1;
+	int r = netlink_open(&fd, error);
+
+	if (r < 0)
+		return r == -EPROTONOSUPPORT ? -EOPNOTSUPP : r;
+	put_delete(&batch, table);
+	r = netlink_batch_send(&batch, fd);
+	if (r == -EPERM)
+		return error_set(error, r, "nftables cannot be used without CAP_NET_ADMIN");
+	if (r == -EOPNOTSUPP || r == -EINVAL)
+		return error_set(error, -EOPNOTSUPP, "the kernel has no nftables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET)");
+	return r < 0 && r != -ENOENT ? error_set_errno(error, r, "nftables") : 0;
+}
+
+int net_lock_probe(struct error *error)
+{
+	char table[TABLE_SIZE], undo[TABLE_SIZE + 32];
+	int r;
+
+	snprintf(table, sizeof(table), PREFIX "probe-%d", getpid());
+	snprintf(undo, sizeof(undo), "delete table inet %s\n", table);
+	r = try_netlink(table, error);
+	return r < 0 ? r : run_nft(table, undo, error);
 }
 
 int net_lock_release(struct net_lock *lock, struct error *error)
@@ -252,8 +277,10 @@ int net_lock_remove(enum net_lock_side side, const char *session, struct error *
 	char table[TABLE_SIZE];
 	int r = netlink_open(&fd, error);
 
+	if (r == -EPROTONOSUPPORT && error)
+		error_clear(error);
 	if (r < 0)
-		return r;
+		return r == -EPROTONOSUPPORT ? 0 : r;
 	name_table(table, side, session);
 	return delete_table(fd, table, error);
 }

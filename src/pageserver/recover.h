@@ -6,6 +6,9 @@
 
 int recover_sessions(struct registry *registry, struct error *error);
 
+/* Removes locks on connections (net/lock.h) that belong to none of them any more. */
+void recover_locks(struct registry *registry);
+
 /*
  * Later on, for the loop's thread, as often as it likes: removes, once an hour, journals of sessions that ended more than a
  * week ago. Reads all journals then.

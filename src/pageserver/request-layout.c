@@ -77,9 +77,13 @@ static int layout(struct session *session, unsigned depth, struct error *error)
 			r = freezer_make(session, error);
 		if (r == 0)
 			r = session_journal(session, JOURNAL_STARTED, error);
+		if (r == 0)
+			r = session_lock_prepare(session, error);
 	}
 	if (r == 0)
 		r = note_ipc(session, error);
+	if (r == 0 && session->frozen)
+		r = session_lock_engage(session, error);
 	if (r == 0) {
 		session->tree->deadline = clock_deadline(SESSION_WORK);
 		session->tree->depth = depth;

@@ -93,6 +93,8 @@ int request_preflight(struct session *session, const struct buffer *payload, str
 	r = restore_check(session->incoming, &blockers, error);
 	if (r == 0)
 		r = restore_files_check(session->incoming, &blockers, error);
+	if (r == 0)
+		r = session_lock_check(session, &blockers, error);
 	if (r == 0) {
 		check_memory(session, message->memory, available, &blockers);
 		r = reply(session, &blockers, available, error);

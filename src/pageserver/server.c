@@ -277,6 +277,7 @@ int pageserver_run(const struct pageserver_options *options, const struct log *l
 		if (r == 0)
 			r = recover_sessions(&server.registry, error);
 		if (r == 0) {
+			recover_locks(&server.registry);
 			ready(address, data);
 			run_loop(&server);
 		}

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 
+#include "net/lock.h"
 #include "util/cleanup.h"
 
 static int session_new(struct registry *registry, const uint8_t *id, const char *peer, struct session **ret,
@@ -57,6 +58,7 @@ void session_free(struct session *session)
 	image_set_free(session->incoming);
 	image_set_free(session->images);
 	freezer_free(session->freezer);
+	net_lock_free(session->net_lock);
 	restore_locks_free(session->locks);
 	free(session->processes);
 	image_ipcs_deinit(&session->ipc);

@@ -256,6 +256,7 @@ static int kill_tree(struct session *session)
 	restore_tree_free(session->tree);
 	session->tree = NULL;
 	pthread_rwlock_unlock(&session->tree_lock);
+	session_lock_release(session);
 	if (session->freezer)
 		r = freezer_remove(session->freezer, clock_deadline(2 * CLOCK_S), NULL);
 	return r;

@@ -105,6 +105,8 @@ struct session {
 	struct image_set *images;          /* records of the last layout; owned */
 	struct lazy *ready_lazy;           /* with its keeper, to become `lazy` at the PREPARE; owned */
 	struct freezer *freezer;           /* owned; NULL: no cgroup v2 here */
+	struct net_lock *net_lock;         /* on its TCP sockets; owned, NULL: it has none, or */
+	bool lockless;                     /* there can be no such lock here */
 	struct restore_locks *locks;       /* to be taken when the source's copy has gone; owned */
 	pthread_t fault_thread;            /* valid if `fault_started` */
 	bool fault_started;                /* it runs, or has not been joined */
@@ -180,6 +182,15 @@ int request_ended(struct session *session, const struct buffer *payload, struct 
 int request_commit_complete(struct session *session, struct error *error);
 /* Locks that the source's copy has held: one try each. Number left, or an error. */
 int request_ended_locks(struct session *session, size_t *ret_left, struct error *error);
+
+/*
+ * ---- lock.c: the lock on TCP sockets. Whether there can be one: a blocker if not. Its table, which drops nothing yet. All of
+ * the last layout's. The kernel answers again.
+ */
+int session_lock_check(struct session *session, struct image_blockers *blockers, struct error *error);
+int session_lock_prepare(struct session *session, struct error *error);
+int session_lock_engage(struct session *session, struct error *error);
+void session_lock_release(struct session *session);
 
 /* ---- keeper.c */
 /* Makes `ready_lazy`, once. */

@@ -129,12 +129,35 @@ static void says_what_is_wrong(void **state)
 	assert_int_equal(st.st_mode & 0777, 0700);
 }
 
+/* The same state directory knows its own names, and no others. */
+static void names_what_lies_outside(void **state)
+{
+	struct place *place = *state, *other;
+	uint8_t session[JOURNAL_SESSION_SIZE], parsed[JOURNAL_SESSION_SIZE] = { 0 };
+	char name[JOURNAL_NAME_SIZE];
+	JournalEntry entry;
+	void *second;
+
+	assert_int_equal(setup(&second), 0);
+	other = second;
+	fill(&entry, session, 7);
+	assert_int_equal(journal_name(place->fd, session, name, NULL), 0);
+	assert_true(journal_name_parse(place->fd, name, parsed));
+	assert_memory_equal(parsed, session, sizeof(session));
+	assert_false(journal_name_parse(other->fd, name, parsed));
+	assert_false(journal_name_parse(place->fd, "", parsed));
+	name[3] = 'x';
+	assert_false(journal_name_parse(place->fd, name, parsed));
+	assert_int_equal(teardown(&second), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(comes_back_as_written, setup, teardown),
 		cmocka_unit_test_setup_teardown(lists_all_and_skips_what_is_damaged, setup, teardown),
 		cmocka_unit_test_setup_teardown(says_what_is_wrong, setup, teardown),
+		cmocka_unit_test_setup_teardown(names_what_lies_outside, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
