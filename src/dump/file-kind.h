@@ -144,6 +144,16 @@ struct dump_unix;
 struct dump_epolls;
 struct dump_mounts;
 struct dump_inet;
+struct dump_ptys;
+
+/* A descriptor of a terminal that does not move by itself, until it is known whether its master is in the tree. */
+struct dump_terminal {
+	pid_t pid;
+	int number;
+	uint32_t index; /* of a pseudo-terminal; UINT32_MAX: it is none */
+	unsigned int device; /* as /proc/PID/stat has it */
+	char link[64];
+};
 
 /* What files.c knows. */
 struct dump_files {
@@ -162,7 +172,10 @@ struct dump_files {
 	struct dump_epolls *epolls; /* epoll.c, of this collection */
 	struct dump_mounts *mounts; /* inotify.c, of this collection */
 	struct dump_inet *inet;     /* inet-socket.c, of this collection */
-	ARRAY(uint32_t) terminals;  /* ids of IMAGE_TTY_INFO records of this collection */
+	struct dump_ptys *ptys;	    /* pty.c, of this collection */
+	ARRAY(uint32_t) masters;    /* pty.c: numbers of pseudo-terminals whose masters dump_ptys_find() has found */
+	ARRAY(struct dump_terminal) slaves; /* tty.c, of this collection */
+	ARRAY(uint32_t) terminals; /* tty.c: ids of its IMAGE_TTY_INFO records of this collection */
 	struct buffer info;	    /* text of the fdinfo at hand */
 };
 
@@ -257,3 +270,4 @@ void dump_unix_free(struct dump_unix *sockets);
 void dump_epolls_free(struct dump_epolls *epolls);
 void dump_mounts_free(struct dump_mounts *mounts);
 void dump_inet_free(struct dump_inet *inet);
+void dump_ptys_free(struct dump_ptys *ptys);

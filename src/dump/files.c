@@ -75,7 +75,9 @@ static void forget_collection(struct dump_files *files)
 	array_clear(&files->open);
 	array_clear(&files->descriptors);
 	array_clear(&files->tables);
+	array_clear(&files->slaves);
 	array_clear(&files->terminals);
+	dump_ptys_free(steal_ptr(&files->ptys));
 	dump_pipes_free(steal_ptr(&files->pipes));
 	dump_unix_free(steal_ptr(&files->sockets));
 	dump_epolls_free(steal_ptr(&files->epolls));
@@ -91,7 +93,9 @@ void dump_files_free(struct dump_files *files)
 	array_deinit(&files->open);
 	array_deinit(&files->descriptors);
 	array_deinit(&files->tables);
+	array_deinit(&files->slaves);
 	array_deinit(&files->terminals);
+	array_deinit(&files->masters);
 	array_deinit(&files->mapped.list);
 	array_deinit(&files->checked.list);
 	array_deinit(&files->build_ids);

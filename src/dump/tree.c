@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "dump/files.h"
+#include "dump/pty.h"
 #include "dump/shared-memory.h"
 #include "parts.h"
 #include "pstree.pb-c.h"
@@ -322,6 +323,7 @@ static int tree_record(struct dump_context *ctx, struct dump_process *process, s
 	message.ppid = process->pid == ctx->root ? 0 : (uint32_t)process->stat.ppid;
 	message.pgid = (uint32_t)effective_group(ctx, process);
 	message.sid = (uint32_t)effective_session(ctx, process);
+	dump_pty_controlling(ctx, process, &message);
 	message.threads = threads;
 	message.n_threads = count;
 	r = image_set_add(ctx->images, IMAGE_PSTREE, 0, &message.base, error);
@@ -333,9 +335,11 @@ static int tree_record(struct dump_context *ctx, struct dump_process *process, s
 
 int dump_tree_records(struct dump_context *ctx, struct error *error)
 {
-	int r = 0;
+	int r = dump_ptys_find(ctx, !ctx->processes.items[0]->tracee, error);
 
 	array_for_each(process, &ctx->processes) {
+		if (r < 0)
+			break;
 		check_session(ctx, *process);
 		r = tree_record(ctx, *process, error);
 		if (r < 0)

@@ -1,16 +1,20 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The terminal that a shell job shares with the shell that started it.
+ * Descriptors of terminals: the two ends of pseudo-terminals that move with the tree (pty.c), and the terminal that a shell
+ * job shares with the shell that started it.
  *
- * Model. The tree's terminal is the controlling one of its root. It does not move: who restores the tree gives it another
- * one. So of each open file only its flags are kept, and of the terminal, in one IMAGE_TTY_INFO record, what a program may
- * have changed: its settings, its size, the foreground group. TIOCGDEV tells which terminal an open file leads to, be it
- * opened as /dev/pts/N, /dev/tty or /dev/console.
+ * Model. The job's terminal is the controlling one of the tree's root, with its master outside of the tree. It does not move:
+ * who restores the tree gives it another one. So of each open file only its flags are kept, and of the terminal, in one
+ * IMAGE_TTY_INFO record, what a program may have changed: its settings, its size, the foreground group. TIOCGDEV tells which
+ * terminal an open file leads to, be it opened as /dev/pts/N, /dev/tty or /dev/console. A file that was hung up leads nowhere,
+ * and is made so again.
  *
- * Without dump_options.shell_job any terminal is a blocker. With it: terminals other than that one, masters of
- * pseudo-terminals, virtual consoles (what is on their screen stays here), and terminals that were hung up.
+ * Whether a slave's master is in the tree is known when all descriptors were seen: until then slaves are kept in a list.
  *
- * What is lost by design: typed input that nobody has read yet, as it is the terminal's, and that stays.
+ * Without dump_options.shell_job any terminal from outside is refused, and with it any other than that one. Virtual consoles
+ * (what is on their screen stays here), serial lines and BSD pseudo-terminals are refused by name.
+ *
+ * What is lost by design: what was typed into the terminal of a shell job and nobody has read yet: it is that terminal's.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -18,24 +22,24 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/sysmacros.h>
-#include <termios.h>
 
 #include "dump/file-kind.h"
+#include "dump/pty.h"
+#include "image/terminal.h"
 #include "tty.pb-c.h"
 
+#define MAJOR_BSD_MASTER 2
+#define MAJOR_BSD_SLAVE 3
 #define MAJOR_TTY 4 /* virtual consoles below minor 64, serial lines above */
 #define MAJOR_AUX 5
 #define MAJOR_PTS 136
 #define MAJOR_PTS_LAST 143
 #define VIRTUAL_LAST 63
-#define SETTINGS_CC 19 /* control characters that the kernel knows of */
+#define NO_INDEX UINT32_MAX
 
 /* Ids of terminals that are told by a name, as CRIU numbers them; those of pseudo-terminals are their index. */
 #define INDEX_CONSOLE 1002
 #define INDEX_CONTROLLING 1006
-
-#define REMEDY_NONE "start the program without one: setsid PROGRAM </dev/null >LOG 2>&1"
-#define REMEDY_JOB "dump and restore it with --shell-job, or " REMEDY_NONE
 
 /* Device numbers as TIOCGDEV and /proc/PID/stat give them. */
 static dev_t device_decode(unsigned int number)
@@ -53,62 +57,62 @@ static bool device_is_pts(dev_t device)
 	return major(device) >= MAJOR_PTS && major(device) <= MAJOR_PTS_LAST;
 }
 
+static bool device_is_bsd(dev_t device)
+{
+	return major(device) == MAJOR_BSD_MASTER || major(device) == MAJOR_BSD_SLAVE;
+}
+
 static bool match(const struct dump_file *file)
 {
+	dev_t device = file->st.st_rdev;
 	unsigned int number;
 
 	if (!S_ISCHR(file->st.st_mode) || file->flags & O_PATH)
 		return false;
 	/* One that is hung up answers nothing. */
-	return major(file->st.st_rdev) == MAJOR_TTY || major(file->st.st_rdev) == MAJOR_AUX ||
-	       device_is_pts(file->st.st_rdev) || ioctl(file->fd, TIOCGDEV, &number) == 0;
+	return major(device) == MAJOR_TTY || major(device) == MAJOR_AUX || device_is_pts(device) || device_is_bsd(device) ||
+	       ioctl(file->fd, TIOCGDEV, &number) == 0;
 }
 
-/* Adds the blocker unless this is the shell job's terminal. */
-static bool is_blocked(struct dump_context *ctx, const struct dump_file *file)
+/* The number of the root's terminal, if that is shared with the shell that started it; or 0. */
+static unsigned int job_terminal(const struct dump_context *ctx)
 {
-	const unsigned int own = (unsigned int)ctx->processes.items[0]->stat.tty;
-	const char *cause = NULL;
-	unsigned int number;
-	int index;
+	int terminal = ctx->processes.items[0]->stat.tty;
 
-	if (ioctl(file->fd, TIOCGPTN, &index) == 0)
-		cause = "it is the master of a pseudo-terminal; such terminals cannot be moved";
-	else if (ioctl(file->fd, TIOCGDEV, &number) < 0)
-		cause = "its terminal was hung up; terminals cannot be moved";
-	else if (device_is_virtual(device_decode(number)))
-		cause = "virtual consoles are terminals that cannot be moved";
-	else if (own == 0 || number != own)
-		cause = "terminals cannot be moved, and it is not the one that the program was started from";
-	if (cause) {
-		dump_file_block(ctx, file, cause, REMEDY_NONE);
-		return true;
-	}
-	if (!ctx->options->shell_job)
-		dump_file_block(ctx, file, "terminals cannot be moved", REMEDY_JOB);
-	return !ctx->options->shell_job;
+	return dump_pty_moves(ctx, terminal) ? 0 : (unsigned int)terminal;
+}
+
+/* Why a terminal, whose master is not in the tree, is in the way. */
+static enum image_kind kind_of(const struct dump_context *ctx, unsigned int number)
+{
+	dev_t device = device_decode(number);
+
+	if (device_is_virtual(device))
+		return IMAGE_KIND_TERMINAL_VIRTUAL;
+	if (device_is_bsd(device))
+		return IMAGE_KIND_TERMINAL_BSD;
+	if (number == job_terminal(ctx) && !ctx->options->shell_job)
+		return IMAGE_KIND_TERMINAL_JOB_UNASKED;
+	return device_is_pts(device) ? IMAGE_KIND_TERMINAL_OUTSIDE : IMAGE_KIND_TERMINAL_SERIAL;
+}
+
+static bool is_shared(const struct dump_context *ctx, unsigned int number)
+{
+	return ctx->options->shell_job && number && number == job_terminal(ctx) && !device_is_virtual(device_decode(number));
 }
 
 void dump_terminal_check(struct dump_context *ctx, const struct dump_process *process)
 {
-	dev_t device = device_decode((unsigned int)process->stat.tty);
-	const char *cause = NULL, *remedy = REMEDY_NONE;
+	unsigned int number = (unsigned int)process->stat.tty;
+	dev_t device = device_decode(number);
 
-	if (process->stat.tty == 0)
+	if (number == 0 || dump_pty_moves(ctx, process->stat.tty) || is_shared(ctx, number))
 		return;
-	if (device_is_virtual(device))
-		cause = "its controlling terminal is a virtual console, which stays here";
-	else if (process->stat.tty != ctx->processes.items[0]->stat.tty)
-		cause = "its controlling terminal is not the one that the tree was started from";
-	else if (!ctx->options->shell_job) {
-		cause = "it has a controlling terminal, which stays here";
-		remedy = REMEDY_JOB;
-	}
-	if (cause && device_is_pts(device))
-		dump_blocker_add(ctx, process->pid, "terminal", cause, remedy, "/dev/pts/%u", minor(device));
-	else if (cause)
-		dump_blocker_add(ctx, process->pid, "terminal", cause, remedy, "device %u:%u", major(device),
-				 minor(device));
+	if (device_is_pts(device))
+		dump_refuse(ctx, process->pid, "controlling terminal", kind_of(ctx, number), "/dev/pts/%u", minor(device));
+	else
+		dump_refuse(ctx, process->pid, "controlling terminal", kind_of(ctx, number), "device %u:%u", major(device),
+			    minor(device));
 }
 
 /* ---- IMAGE_TTY_INFO */
@@ -133,26 +137,16 @@ static TerminalType type_of(dev_t device, uint32_t *ret_index)
 }
 
 /* Leaves them out when it is hung up this very moment. */
-static void read_settings(int fd, TerminalSettings *settings, uint32_t cc[SETTINGS_CC], WindowSize *size, TerminalInfo *info)
+static void read_settings(int fd, struct image_terminal_message *message, WindowSize *size, TerminalInfo *info)
 {
-	struct termios termios;
+	struct image_terminal_settings settings;
 	struct winsize window;
 	int exclusive = 0;
 
-	if (tcgetattr(fd, &termios) < 0 || ioctl(fd, TIOCGWINSZ, &window) < 0)
+	if (image_terminal_read(fd, &settings) < 0 || ioctl(fd, TIOCGWINSZ, &window) < 0)
 		return;
-	settings->c_iflag = termios.c_iflag;
-	settings->c_oflag = termios.c_oflag;
-	settings->c_cflag = termios.c_cflag;
-	settings->c_lflag = termios.c_lflag;
-	settings->c_line = termios.c_line;
-	settings->c_ispeed = termios.c_ispeed;
-	settings->c_ospeed = termios.c_ospeed;
-	for (size_t i = 0; i < SETTINGS_CC; i++)
-		cc[i] = termios.c_cc[i];
-	settings->c_cc = cc;
-	settings->n_c_cc = SETTINGS_CC;
-	info->termios = settings;
+	image_terminal_pack(&settings, message);
+	info->termios = &message->message;
 	size->ws_row = window.ws_row;
 	size->ws_col = window.ws_col;
 	size->ws_xpixel = window.ws_xpixel;
@@ -175,14 +169,14 @@ static pid_t foreground_group(const struct dump_context *ctx)
 static int add_info(struct dump_context *ctx, dev_t device, int fd, const struct stat *st, uint32_t *ret_id,
 		    struct error *error)
 {
-	TerminalSettings settings = TERMINAL_SETTINGS__INIT;
+	struct image_terminal_message settings;
 	TerminalInfo info = TERMINAL_INFO__INIT;
 	WindowSize size = WINDOW_SIZE__INIT;
 	PtyIndex pty = PTY_INDEX__INIT;
-	uint32_t cc[SETTINGS_CC], index;
+	uint32_t index;
 
 	info.type = type_of(device, &index);
-	info.id = *ret_id = index << 1;
+	info.id = *ret_id = image_terminal_slave_id(index);
 	array_for_each(id, &ctx->files->terminals)
 		if (*id == info.id)
 			return 0;
@@ -198,7 +192,7 @@ static int add_info(struct dump_context *ctx, dev_t device, int fd, const struct
 	if (st) {
 		info.has_dev = 1;
 		info.dev = (uint32_t)st->st_dev;
-		read_settings(fd, &settings, cc, &size, &info);
+		read_settings(fd, &settings, &size, &info);
 	}
 	return image_set_add(ctx->images, IMAGE_TTY_INFO, 0, &info.base, error);
 }
@@ -224,6 +218,57 @@ static int add_path(struct dump_context *ctx, const struct dump_file *file, uint
 	return dump_file_add(ctx, &message, error);
 }
 
+/* A slave that moves with its master, or is in the way without it. */
+static int note_slave(struct dump_context *ctx, const struct dump_file *file, unsigned int number, TerminalFile *terminal,
+		      struct error *error)
+{
+	struct dump_terminal slave = { .pid = file->process->pid, .number = file->number, .index = NO_INDEX, .device = number };
+	dev_t device = device_decode(number);
+	uint32_t index;
+
+	snprintf(slave.link, sizeof(slave.link), "%.63s", file->link);
+	(void)type_of(file->st.st_rdev, &index);
+	terminal->tty_info_id = image_terminal_slave_id(index);
+	if (device_is_pts(device)) {
+		slave.index = (uint32_t)minor(device);
+		terminal->has_terminal = !device_is_pts(file->st.st_rdev);
+		terminal->terminal = image_terminal_slave_id(slave.index);
+	}
+	if (array_append(&ctx->files->slaves, slave) < 0)
+		return error_set(error, -ENOMEM, "no memory for terminals");
+	return slave.index == NO_INDEX ? 0 : dump_pty_note(ctx, file, slave.index, false, error);
+}
+
+/* Which terminal it is. 1: it is in the way. */
+static int describe(struct dump_context *ctx, const struct dump_file *file, TerminalFile *terminal, struct error *error)
+{
+	unsigned int number;
+	uint32_t index;
+
+	if (device_is_bsd(file->st.st_rdev) || device_is_virtual(file->st.st_rdev)) {
+		dump_file_refuse(ctx, file, device_is_bsd(file->st.st_rdev) ? IMAGE_KIND_TERMINAL_BSD
+									    : IMAGE_KIND_TERMINAL_VIRTUAL);
+		return 1;
+	}
+	if (ioctl(file->fd, TIOCGPTN, &index) == 0) {
+		terminal->tty_info_id = image_terminal_master_id(index);
+		if ((file->flags & O_ACCMODE) != O_RDWR) {
+			dump_file_refuse(ctx, file, IMAGE_KIND_TERMINAL_ONE_WAY);
+			return 1;
+		}
+		return dump_pty_note(ctx, file, index, true, error);
+	}
+	if (ioctl(file->fd, TIOCGDEV, &number) < 0) {
+		(void)type_of(file->st.st_rdev, &index);
+		terminal->tty_info_id = image_terminal_slave_id(index);
+		terminal->has_hung_up = terminal->hung_up = true;
+		return 0;
+	}
+	if (is_shared(ctx, number))
+		return add_info(ctx, file->st.st_rdev, file->fd, &file->st, &terminal->tty_info_id, error);
+	return note_slave(ctx, file, number, terminal, error);
+}
+
 static int dump(struct dump_context *ctx, const struct dump_file *file, struct error *error)
 {
 	TerminalFile terminal = TERMINAL_FILE__INIT;
@@ -231,13 +276,11 @@ static int dump(struct dump_context *ctx, const struct dump_file *file, struct e
 	FileOwner owner = file->owner;
 	int r;
 
-	if (is_blocked(ctx, file))
-		return 0;
-	r = add_info(ctx, file->st.st_rdev, file->fd, &file->st, &terminal.tty_info_id, error);
+	r = describe(ctx, file, &terminal, error);
 	if (r == 0)
 		r = add_path(ctx, file, &terminal.regf_id, error);
-	if (r < 0)
-		return r;
+	if (r != 0)
+		return r < 0 ? r : 0;
 	terminal.id = file->id;
 	terminal.flags = file->flags;
 	terminal.fown = &owner;
@@ -248,15 +291,23 @@ static int dump(struct dump_context *ctx, const struct dump_file *file, struct e
 	return dump_file_add(ctx, &message, error);
 }
 
-/* A job that has closed its terminal, or uses it as /dev/tty only when it needs it. */
+/* A job that has closed its terminal, or uses it as /dev/tty only when it needs it, has one all the same. */
 static int finish(struct dump_context *ctx, struct error *error)
 {
-	const struct dump_process *root = ctx->processes.items[0];
+	unsigned int shared = job_terminal(ctx);
 	uint32_t id;
 
-	if (!ctx->options->shell_job || root->stat.tty == 0 || ctx->files->terminals.count > 0)
-		return 0;
-	return add_info(ctx, device_decode((unsigned int)root->stat.tty), -1, NULL, &id, error);
+	array_for_each(slave, &ctx->files->slaves)
+		if (slave->index == NO_INDEX || !dump_pty_is_noted(ctx, slave->index))
+			dump_refuse(ctx, slave->pid, "descriptor", kind_of(ctx, slave->device), "fd %d -> %s", slave->number,
+				    slave->link);
+	if (is_shared(ctx, shared) && ctx->files->terminals.count == 0) {
+		int r = add_info(ctx, device_decode(shared), -1, NULL, &id, error);
+
+		if (r < 0)
+			return r;
+	}
+	return dump_ptys_finish(ctx, error);
 }
 
 const struct dump_file_kind dump_kind_terminal = {

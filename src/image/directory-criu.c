@@ -53,6 +53,7 @@ const struct image_criu_kind image_criu_kinds[] = {
 	{ IMAGE_TIMENS, "timens", true, false, 1125205043, &clocks__descriptor, IMAGE_EXTRA_NONE },
 	{ IMAGE_TCP_STREAM, "tcp-stream", true, true, 1363563782, &tcp_stream__descriptor, IMAGE_EXTRA_STREAM },
 	{ IMAGE_TTY_INFO, "tty-info", false, false, 1497706550, &terminal_info__descriptor, IMAGE_EXTRA_NONE },
+	{ IMAGE_TTY_DATA, "tty-data", false, false, 1497444390, &terminal_data__descriptor, IMAGE_EXTRA_NONE },
 	{ IMAGE_SECCOMP, "seccomp", false, false, 1681993801, &seccomp_filters__descriptor, IMAGE_EXTRA_NONE },
 	{ 0, "filelocks", false, false, 1412576790, &file_lock_entry__descriptor, IMAGE_EXTRA_NONE },
 };

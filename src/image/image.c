@@ -199,6 +199,7 @@ const char *image_type_name(enum image_type type)
 		[IMAGE_TIMENS] = "timens",
 		[IMAGE_TTY_INFO] = "tty-info",
 		[IMAGE_TCP_STREAM] = "tcp-stream",
+		[IMAGE_TTY_DATA] = "tty-data",
 		[IMAGE_SECCOMP] = "seccomp",
 		[IMAGE_THREAD_EXTRA] = "pagestream-thread",
 		[IMAGE_PROCESS_EXTRA] = "pagestream-process",

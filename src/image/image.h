@@ -39,6 +39,7 @@ enum image_type {
 	IMAGE_PAGEMAP = 18,       /* id: PID */
 	IMAGE_TIMENS = 19,        /* id 0 */
 	IMAGE_TTY_INFO = 20,      /* id 0; one record a terminal */
+	IMAGE_TTY_DATA = 22,      /* id 0; one record a queue */
 	IMAGE_TCP_STREAM = 41,    /* id: inode of the socket; a message, then the bytes of both queues, if there are any */
 	IMAGE_SECCOMP = 44,       /* id 0; one record with all filters */
 	/* Ours, for what CRIU has no message for. */

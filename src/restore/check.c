@@ -18,6 +18,7 @@
 #include "creds.pb-c.h"
 #include "image/host.h"
 #include "parts.h"
+#include "restore/pty.h"
 #include "restore/sysv.h"
 #include "util/buffer.h"
 #include "util/fdio.h"
@@ -205,5 +206,7 @@ int restore_check(const struct image_set *images, struct image_blockers *blocker
 		r = restore_sysv_check(images, blockers, error);
 	if (r == 0)
 		r = restore_aio_check(images, blockers, error);
+	if (r == 0)
+		r = restore_ptys_check(images, blockers, error);
 	return r;
 }

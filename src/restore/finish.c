@@ -8,6 +8,7 @@
 
 #include "parts.h"
 #include "restore/files.h"
+#include "restore/pty.h"
 #include "restore/sysv.h"
 
 typedef int (*process_part)(struct restore_tree *tree, struct restore_process *process, struct error *error);
@@ -43,6 +44,8 @@ int restore_finish(struct restore_tree *tree, struct error *error)
 	if (r == 0)
 		r = restore_layout_groups(tree, error);
 	if (r == 0)
+		r = restore_ptys_fill(tree, error);
+	if (r == 0)
 		r = restore_files_apply(tree, tree->images, error);
 	if (r == 0)
 		r = restore_shared_finish(tree, error);
@@ -52,6 +55,8 @@ int restore_finish(struct restore_tree *tree, struct error *error)
 		r = restore_sysv_sets(tree, error);
 	if (r == 0)
 		r = restore_sysv_queues(tree, error);
+	if (r == 0)
+		r = restore_ptys_finish(tree, error);
 	for (size_t i = 0; r == 0 && i < sizeof(after_files) / sizeof(after_files[0]); i++)
 		r = for_each_process(tree, after_files[i], error);
 	return r;

@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "parts.h"
+#include "restore/pty.h"
 #include "tty.pb-c.h"
 
 struct restore_job {
@@ -42,7 +43,7 @@ void restore_job_free(struct restore_job *job)
 	free(job);
 }
 
-/* The record of the terminal that controls the root's session, or the first one. */
+/* The record of the terminal that controls the root's session, or the first one, of those that did not move. */
 static int read_info(const struct image_set *images, uint32_t session, TerminalInfo **ret, struct error *error)
 {
 	const struct image_record *record;
@@ -50,12 +51,15 @@ static int read_info(const struct image_set *images, uint32_t session, TerminalI
 
 	while ((record = image_set_next(images, IMAGE_TTY_INFO, IMAGE_ANY, &cursor))) {
 		TerminalInfo *info;
-		int r = image_unpack(record, terminal_info, &info, error);
+		int r = image_unpack(record, terminal_info, &info, error), moves;
 
 		if (r < 0)
 			return r;
-		if (*ret && info->sid != session) {
+		moves = restore_pty_has_master(images, info->id, error);
+		if (moves || (*ret && info->sid != session)) {
 			protobuf_c_message_free_unpacked(&info->base, NULL);
+			if (moves < 0)
+				return moves;
 			continue;
 		}
 		if (*ret)

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "parts.h"
+#include "restore/pty.h"
 #include "util/cleanup.h"
 
 #define DESCRIPTORS_AT_FIRST 64
@@ -151,6 +152,19 @@ static int apply_session(struct restore_tree *tree, struct restore_process *proc
 	return r;
 }
 
+/* What leads a session has its terminal before children are made: they have it from their parent. */
+static int apply_terminal(struct restore_tree *tree, struct restore_process *process, struct error *error)
+{
+	int wanted;
+
+	if (getsid(process->pid) != process->pid)
+		return 0;
+	wanted = restore_pty_wanted(tree->images, process->pid, error);
+	if (wanted < 0 && wanted != -ENOENT)
+		return wanted;
+	return restore_pty_control(tree, process, wanted < 0 ? -1 : wanted, error);
+}
+
 static int create_process(struct restore_tree *tree, const TreeProcess *wanted, struct error *error)
 {
 	struct restore_process *process = calloc(1, sizeof(*process));
@@ -174,6 +188,8 @@ static int create_process(struct restore_tree *tree, const TreeProcess *wanted, 
 		r = restore_mm_new(process, process->parent ? process->parent->mm : NULL, error);
 	if (r == 0)
 		r = apply_session(tree, process, wanted->sid, error);
+	if (r == 0)
+		r = apply_terminal(tree, process, error);
 	if (r == 0 && array_append(&tree->processes, process) < 0)
 		r = error_set_errno(error, -ENOMEM, "cannot make PID %u", wanted->pid);
 	if (r < 0) {
@@ -244,9 +260,11 @@ static int layout_apply(struct restore_tree *tree, const struct wanted_tree *wan
 	array_for_each(message, &wanted->processes) {
 		struct restore_process *process = restore_tree_find(tree, (pid_t)(*message)->pid);
 
-		if (r == 0 && wanted_depth(wanted, *message) <= tree->depth)
-			r = process ? apply_session(tree, process, (*message)->sid, error)
-				    : create_process(tree, *message, error);
+		if (r < 0 || wanted_depth(wanted, *message) > tree->depth)
+			continue;
+		r = process ? apply_session(tree, process, (*message)->sid, error) : create_process(tree, *message, error);
+		if (r == 0 && process)
+			r = apply_terminal(tree, process, error);
 	}
 	return r;
 }

@@ -15,6 +15,7 @@
 
 #include "parts.h"
 #include "restore/files.h"
+#include "restore/pty.h"
 #include "restore/sysv.h"
 #include "restore/tcp.h"
 #include "util/cleanup.h"
@@ -64,6 +65,7 @@ void restore_tree_free(struct restore_tree *tree)
 	restore_shared_free(tree->shared);
 	restore_sysv_free(tree);
 	cleanup_fd(&tree->own_pidfd);
+	restore_ptys_free(tree->ptys);
 	restore_job_free(tree->job);
 	free(tree->host);
 	free(tree);
@@ -85,6 +87,8 @@ static int layout(struct restore_tree *tree, struct error *error)
 	r = restore_job_read(tree, error);
 	if (r == 0)
 		r = restore_files_prepare(tree, tree->images, error);
+	if (r == 0)
+		r = restore_ptys_prepare(tree, error);
 	if (r == 0)
 		r = restore_layout_processes(tree, error);
 	/* After the root, which makes segments of System V shared memory. */

@@ -45,6 +45,7 @@ struct restore_shared; /* shared-memory.c: shared memory objects */
 struct image_ipcs;     /* image/ipc.h */
 struct restore_mm;     /* mm.c: the layout as it is now */
 struct restore_host;   /* parts.h: what does not change about this machine and program */
+struct restore_ptys;   /* pty.c: pseudo-terminals that came with the tree */
 struct restore_job;    /* job.c: the terminal and session that are shared */
 struct net_lock;       /* net/lock.h */
 
@@ -90,6 +91,7 @@ struct restore_tree {
 	struct restore_shared *shared;         /* owned by shared-memory.c, made on first use */
 	struct image_ipcs *sysv;               /* System V objects made so far, owned by sysv.c; NULL: none */
 	struct restore_host *host;             /* owned */
+	struct restore_ptys *ptys;             /* owned by pty.c, made anew by each layout; NULL when finished */
 	struct restore_job *job;               /* owned by job.c, made anew by each layout */
 	bool finished;                         /* restore_tree_finish() succeeded */
 	bool kept;                             /* restore_tree_keep() succeeded */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Descriptors of the terminal that a shell job shares: the terminal of whoever restores it (restore_options.terminal_fd),
- * opened anew for each open file, so that each has its own flags. What else is done with the terminal is in job.c.
+ * Descriptors of terminals: of pseudo-terminals that moved (pty.c), and of the one that a shell job shares. That is the
+ * terminal of whoever restores the job (restore_options.terminal_fd), opened anew for each open file, so that each has its own
+ * flags; what else is done with it is in job.c.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -10,6 +11,7 @@
 
 #include "restore/file-kind.h"
 #include "restore/parts.h"
+#include "restore/pty.h"
 #include "tty.pb-c.h"
 
 /* Was it opened as /dev/tty? */
@@ -33,13 +35,20 @@ static int opened_as_controlling(const struct image_set *images, uint32_t id, st
 	return error_set(error, -EPROTO, "the %s record %u is missing", image_type_name(IMAGE_TTY_INFO), id);
 }
 
-static int open_terminal(struct restore_tree *tree, struct restore_file *file, struct error *error)
+/* Does it come with the tree? */
+static int moves(const struct image_set *images, const TerminalFile *message, struct error *error)
 {
-	const TerminalFile *message = file->message->tty;
-	/* A serial line may wait for its other end; the flag is set to what it was below. */
+	uint32_t id = message->has_terminal ? message->terminal : message->tty_info_id;
+
+	return message->hung_up ? 1 : restore_pty_has_master(images, id, error);
+}
+
+static int open_shared(struct restore_tree *tree, const TerminalFile *message, struct error *error)
+{
+	/* A serial line may wait for its other end; the flag is set to what it was by the caller. */
 	int flags = ((int)message->flags & O_ACCMODE) | O_NOCTTY | O_NONBLOCK | O_CLOEXEC;
 	char path[64];
-	int r;
+	int r, fd = -1;
 
 	r = restore_job_terminal(tree, error);
 	if (r == 0)
@@ -47,13 +56,24 @@ static int open_terminal(struct restore_tree *tree, struct restore_file *file, s
 	if (r < 0)
 		return r;
 	if (r > 0)
-		file->fd = open("/dev/tty", flags);
+		fd = open("/dev/tty", flags);
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", tree->options->terminal_fd);
-	if (file->fd < 0)
-		file->fd = open(path, flags);
-	if (file->fd < 0)
-		return error_set_errno(error, -errno, "cannot open the terminal here (descriptor %d) again",
-				       tree->options->terminal_fd);
+	if (fd < 0)
+		fd = open(path, flags);
+	return fd < 0 ? error_set_errno(error, -errno, "cannot open the terminal here (descriptor %d) again",
+					tree->options->terminal_fd) : fd;
+}
+
+static int open_terminal(struct restore_tree *tree, struct restore_file *file, struct error *error)
+{
+	const TerminalFile *message = file->message->tty;
+	int r = moves(tree->images, message, error);
+
+	if (r >= 0)
+		r = r ? restore_pty_open(tree, message, error) : open_shared(tree, message, error);
+	if (r < 0)
+		return r;
+	file->fd = r;
 	return restore_file_set(file->fd, message->flags, message->fown, error);
 }
 

@@ -10,7 +10,7 @@ VICTIMS = [
     "timers", "creds", "procattr", "seccomp", "seccomp:sync",
     "files", "deleted", "deleted:map", "pipes", "fifo", "eventfd", "epoll", "timerfd", "signalfd", "inotify", "unixpair",
     "sysv-shm", "sysv-sem", "sysv-msg",
-    "listen-tcp", "listen-unix", "udp", "tree",
+    "listen-tcp", "listen-unix", "udp", "tree", "pty", "pty-session",
     "locks", "leases", "procfiles", "epoll-far", "aio",
 ]
 PRIVATE = {"fifo", "leases", "listen-unix", "locks"}  # have an object in the file system that each host needs for itself

@@ -7,8 +7,8 @@
  * made it waits for it outside.
  *
  * Happy path: unshare, fork; the child makes its mounts private, mounts /proc, an empty /mnt, and
- * /dev/shm and /dev/mqueue of the host's own (but for the directory SHARED, which all hosts see),
- * brings the loopback device up and sets the last PID to PID_BASE - 1; the parent prints "ready
+ * /dev/pts, /dev/shm and /dev/mqueue of the host's own (but for the directory SHARED, which all hosts
+ * see), brings the loopback device up and sets the last PID to PID_BASE - 1; the parent prints "ready
  * PID\n" with the init's PID as seen outside. Failure: a line on stderr and exit status 1. The init
  * dies with its parent, and the parent when its stdin, which the test holds, is closed: so nothing
  * is left when the test is killed.
@@ -92,6 +92,7 @@ _Noreturn static void init_run(const char *base, int told)
 		die("prctl");
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
 	    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0 ||
+	    mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,mode=0620,ptmxmode=0666") < 0 ||
 	    mount("tmpfs", "/mnt", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0777") < 0)
 		die("mount");
 	memory_mount();

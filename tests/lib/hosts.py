@@ -9,6 +9,7 @@ system but /mnt, /dev/shm and /dev/mqueue.
 
 /mnt is a tmpfs of each host's own, for what two real hosts could not share: a FIFO's content, a
 socket's name. So is /dev/shm, but for SHARED_MEMORY in there, which is the same directory everywhere.
+The pseudo-terminals in /dev/pts are each host's own, too.
 
 The end of a Host is the end of every process in it, and so of its namespaces and devices, also when
 the test itself is killed: the host's init dies when the pipe is closed that the test holds.

@@ -123,7 +123,8 @@ static void open_others(void)
 	descriptor("landlock", syscall(SYS_landlock_create_ruleset, &rules, sizeof(rules), 0));
 	descriptor("fsopen", fsopen("tmpfs", 0));
 	descriptor("namespace", other_namespace());
-	descriptor("pty", posix_openpt(O_RDWR | O_NOCTTY));
+	descriptor("console", open("/dev/tty1", O_RDWR | O_NOCTTY | O_NONBLOCK));
+	descriptor("serial", open("/dev/ttyS0", O_RDWR | O_NOCTTY | O_NONBLOCK));
 	descriptor("kvm", open("/dev/kvm", O_RDWR));
 	descriptor("tun", open("/dev/net/tun", O_RDWR));
 	descriptor("mqueue", mq_open("/unmovable", O_RDWR | O_CREAT, 0600, NULL));

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Pseudo-terminals that move with the tree: those whose masters it holds. pty.c; tty.c has the descriptors. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "dump/file-kind.h"
+#include "pstree.pb-c.h"
+
+/*
+ * Looks for masters among the descriptors of all processes, when a terminal controls one of them. For the records of the
+ * tree, which come before those of descriptors. `records`: adds an IMAGE_TTY_INFO of each master that was found.
+ */
+int dump_ptys_find(struct dump_context *ctx, bool records, struct error *error);
+/* Whether that look has found the master of this device (as /proc/PID/stat has it). */
+bool dump_pty_moves(const struct dump_context *ctx, int device);
+/* Which of those terminals controls the process. */
+void dump_pty_controlling(const struct dump_context *ctx, const struct dump_process *process, TreeProcess *message);
+
+/* Notes a master, or an open slave, of this collection. Keeps a copy of the descriptor. */
+int dump_pty_note(struct dump_context *ctx, const struct dump_file *file, uint32_t index, bool master, struct error *error);
+/* Whether a master of this collection was noted; when all descriptors were. */
+bool dump_pty_is_noted(const struct dump_context *ctx, uint32_t index);
+/* The records of all of them; when all descriptors were noted. */
+int dump_ptys_finish(struct dump_context *ctx, struct error *error);
