@@ -7,7 +7,7 @@
 #define CHECKPOINT_SHORT "D:o:W:v::"
 
 enum {
-	CHECKPOINT_STATE_DIR = COMMAND_LONG + 64, CHECKPOINT_PIDFILE, CHECKPOINT_JSON, CHECKPOINT_TCP_CLOSE,
+	CHECKPOINT_STATE_DIR = COMMAND_LONG + 64, CHECKPOINT_PIDFILE, CHECKPOINT_JSON, CHECKPOINT_TCP_CLOSE, CHECKPOINT_EXT_UNIX,
 	CHECKPOINT_OWN, /* first number of a command's own */
 };
 
@@ -20,6 +20,7 @@ struct checkpoint_common {
 	int pidfile_fd;        /* once begun, if there is to be one */
 	bool json;
 	bool tcp_close;
+	bool ext_unix;
 };
 
 #define CHECKPOINT_LONG                                                       \
@@ -30,7 +31,8 @@ struct checkpoint_common {
 	{ "state-dir", required_argument, NULL, CHECKPOINT_STATE_DIR },       \
 	{ "pidfile", required_argument, NULL, CHECKPOINT_PIDFILE },           \
 	{ "json", no_argument, NULL, CHECKPOINT_JSON },                       \
-	{ "tcp-close", no_argument, NULL, CHECKPOINT_TCP_CLOSE }
+	{ "tcp-close", no_argument, NULL, CHECKPOINT_TCP_CLOSE },             \
+	{ "ext-unix-sk", no_argument, NULL, CHECKPOINT_EXT_UNIX }
 
 /* Takes one that getopt_long() gave. -EINVAL, too when it is no option of these. */
 int checkpoint_common_take(int option, char **argv, struct checkpoint_common *common, struct log *log, struct error *error);

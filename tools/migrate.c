@@ -23,7 +23,7 @@
 
 enum {
 	OPT_TO = COMMAND_LONG, OPT_TLS_DIR, OPT_STATE_DIR, OPT_MODE, OPT_DOWNTIME, OPT_BANDWIDTH, OPT_STREAMS, OPT_HOOK,
-	OPT_TCP_CLOSE, OPT_DRY_RUN, OPT_JSON, OPT_DIR, OPT_NAME, OPT_CLIENT, OPT_THAW, OPT_KILL,
+	OPT_TCP_CLOSE, OPT_EXT_UNIX, OPT_DRY_RUN, OPT_JSON, OPT_DIR, OPT_NAME, OPT_CLIENT, OPT_THAW, OPT_KILL,
 };
 
 static int take_program(const char *name, const char **ret, struct error *error)
@@ -77,6 +77,7 @@ static int send_option(int option, struct migrate_options *options, struct error
 		options->streams = (uint32_t)number;
 		break;
 	case OPT_TCP_CLOSE: options->tcp_close = true; break;
+	case OPT_EXT_UNIX: options->ext_unix = true; break;
 	case OPT_DRY_RUN: options->dry_run = true; break;
 	case OPT_JSON: options->json = true; break;
 	default: break;
@@ -106,6 +107,7 @@ static int parse_send(int argc, char **argv, struct migrate_options *options, st
 		{ "streams", required_argument, NULL, OPT_STREAMS },
 		{ "hook", required_argument, NULL, OPT_HOOK },
 		{ "tcp-close", no_argument, NULL, OPT_TCP_CLOSE },
+		{ "ext-unix-sk", no_argument, NULL, OPT_EXT_UNIX },
 		{ "dry-run", no_argument, NULL, OPT_DRY_RUN },
 		{ "json", no_argument, NULL, OPT_JSON },
 		{ "verbose", no_argument, NULL, 'v' },
@@ -299,15 +301,16 @@ static const struct {
 	{ "send", run_send,
 	  "send --to HOST:PORT [--tls-dir DIR] [--state-dir DIR] [--mode hybrid|precopy|postcopy]\n"
 	  "               [--downtime-limit MS] [--max-bandwidth RATE] [--streams N] [--hook PROGRAM]\n"
-	  "               [--tcp-close] [--dry-run] [--json] [-v] PID" },
+	  "               [--tcp-close] [--ext-unix-sk] [--dry-run] [--json] [-v] PID" },
 	{ "check", command_check, "check [--json] [--kinds | PID]" },
 	{ "dump", command_dump,
-	  "dump -t PID -D DIR [-R|-s] [-j] [-l] [--tcp-close] [--ghost-limit SIZE] [--prev-images-dir DIR]\n"
-	  "               [-o FILE] [-W DIR] [-v[N]] [--pidfile FILE] [--status-fd N] [--state-dir DIR] [--json]" },
+	  "dump -t PID -D DIR [-R|-s] [-j] [-l] [--tcp-close] [--ext-unix-sk] [--ghost-limit SIZE]\n"
+	  "               [--prev-images-dir DIR] [-o FILE] [-W DIR] [-v[N]] [--pidfile FILE] [--status-fd N]\n"
+	  "               [--state-dir DIR] [--json]" },
 	{ "pre-dump", command_dump, "pre-dump -t PID -D DIR [--prev-images-dir DIR] [as dump]" },
 	{ "restore", command_restore,
-	  "restore -D DIR [-d [-S]] [-j] [--lazy-pages] [--tcp-close] [-o FILE] [-W DIR] [-v[N]] [--pidfile FILE]\n"
-	  "                  [--state-dir DIR] [--json]" },
+	  "restore -D DIR [-d [-S]] [-j] [--lazy-pages] [--tcp-close] [--ext-unix-sk] [-o FILE] [-W DIR]\n"
+	  "                  [-v[N]] [--pidfile FILE] [--state-dir DIR] [--json]" },
 	{ "dedup", command_dedup, "dedup DIR" },
 	{ "show", command_show, "show [--json] [--verify] DIR|FILE" },
 	{ "core", command_core, "core DIR [-o FILE] [PID]" },

@@ -45,6 +45,7 @@ struct net_lock;    /* net/lock.h */
 struct dump_options {
 	bool tcp_close;     /* established TCP connections are restored as closed by the peer */
 	bool tcp_established; /* they go along; without either they are blockers */
+	bool ext_unix;      /* UNIX sockets may be connected to processes outside of the tree, see unix-socket.c */
 	bool refuse_locks;  /* locks on files are in the way, rather than taken along */
 	bool shell_job; /* the tree shares the terminal it was started from with processes outside of it: tty.c */
 	uint64_t ghost_limit; /* bytes of one deleted file that may travel in the images; 0: 1 GiB */

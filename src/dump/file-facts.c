@@ -74,24 +74,33 @@ static int ask_flags(struct dump_context *ctx, struct dump_reader *reader, size_
 	return r;
 }
 
-int dump_reader_open(struct dump_context *ctx, struct dump_process *process,
-		     struct dump_reader *ret, struct error *error)
+/* Which device pipes are on. */
+static int read_pipe_device(struct dump_reader *reader)
 {
 	struct stat st;
 	int ends[2], r;
+
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return -errno;
+	r = fstat(ends[0], &st) < 0 ? -errno : 0;
+	if (r == 0)
+		reader->pipe_device = st.st_dev;
+	close(ends[0]);
+	close(ends[1]);
+	return r;
+}
+
+int dump_reader_open(struct dump_context *ctx, struct dump_process *process,
+		     struct dump_reader *ret, struct error *error)
+{
+	int r;
 
 	*ret = (struct dump_reader){ .process = process, .info = &ctx->files->info };
 	ret->link_dir = openat(process->proc_fd, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	ret->info_dir = openat(process->proc_fd, "fdinfo", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	r = ret->link_dir < 0 || ret->info_dir < 0 ? -errno : list_numbers(ret);
-	if (r == 0 && pipe2(ends, O_CLOEXEC) < 0)
-		r = -errno;
-	if (r == 0) {
-		r = fstat(ends[0], &st) < 0 ? -errno : 0;
-		ret->pipe_device = st.st_dev;
-		close(ends[0]);
-		close(ends[1]);
-	}
+	if (r == 0)
+		r = read_pipe_device(ret);
 	if (r < 0)
 		error_set_errno(error, r, "PID %d: listing descriptors", process->pid);
 	for (size_t i = 0; r == 0 && process->tracee && i < ret->numbers.count; i += BATCH_CALLS)
@@ -102,6 +111,21 @@ int dump_reader_open(struct dump_context *ctx, struct dump_process *process,
 	if (r < 0)
 		dump_reader_close(ret);
 	return r;
+}
+
+int dump_reader_open_own(struct dump_context *ctx, struct dump_process *process, struct dump_reader *ret,
+			 struct error *error)
+{
+	int r;
+
+	*ret = (struct dump_reader){ .process = process, .info = &ctx->files->info };
+	ret->link_dir = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	ret->info_dir = open("/proc/self/fdinfo", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	r = ret->link_dir < 0 || ret->info_dir < 0 ? -errno : read_pipe_device(ret);
+	if (r == 0)
+		return 0;
+	dump_reader_close(ret);
+	return error_set_errno(error, r, "looking at descriptors on their way");
 }
 
 void dump_reader_close(struct dump_reader *reader)
@@ -235,30 +259,49 @@ static int read_rest(struct dump_reader *reader, struct dump_file *file)
 	return 0;
 }
 
-int dump_reader_read(struct dump_reader *reader, size_t index, struct dump_file *ret,
-		     struct error *error)
+/* Fills in what `ret->fd` tells. 0; -ENOENT when the descriptor has vanished. */
+static int look(struct dump_reader *reader, struct dump_file *ret)
 {
-	const struct dump_number *number = &reader->numbers.items[index];
-	int flags, r;
+	int flags = fcntl(ret->fd, F_GETFL);
 
 	reader->info_number = -1;
 	ret->reader = reader;
 	ret->process = reader->process;
 	ret->frozen = reader->process->tracee != NULL;
-	ret->number = number->number;
-	ret->cloexec = number->cloexec;
 	ret->serial = 0;
+	ret->flags = (uint32_t)flags;
+	return flags < 0 || fstat(ret->fd, &ret->st) < 0 ? -errno : read_rest(reader, ret);
+}
+
+int dump_reader_read(struct dump_reader *reader, size_t index, struct dump_file *ret,
+		     struct error *error)
+{
+	const struct dump_number *number = &reader->numbers.items[index];
+	int r;
+
+	ret->number = number->number;
+	ret->table = reader->process->pid;
+	ret->cloexec = number->cloexec;
 	ret->fd = (int)syscall(SYS_pidfd_getfd, reader->process->pidfd, number->number, 0);
 	if (ret->fd < 0 && errno == EBADF)
 		return 0;
 	if (ret->fd < 0)
 		return error_set_errno(error, -errno, "fetching it");
-	flags = fcntl(ret->fd, F_GETFL);
-	ret->flags = (uint32_t)flags;
-	r = flags < 0 || fstat(ret->fd, &ret->st) < 0 ? -errno : read_rest(reader, ret);
+	r = look(reader, ret);
 	if (r == 0)
 		return 1;
 	close(ret->fd);
 	ret->fd = -1;
 	return r == -ENOENT ? 0 : error_set_errno(error, r, "looking at it");
+}
+
+int dump_reader_look(struct dump_reader *reader, int fd, struct dump_file *ret, struct error *error)
+{
+	int r;
+
+	ret->number = ret->fd = fd;
+	ret->table = getpid();
+	ret->cloexec = false;
+	r = look(reader, ret);
+	return r < 0 ? error_set_errno(error, r, "looking at it") : 0;
 }

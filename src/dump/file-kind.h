@@ -39,8 +39,9 @@ struct dump_reader {
 /* An open file description as it is being looked at. Valid only during the call of a kind. */
 struct dump_file {
 	struct dump_reader *reader;   /* borrowed */
-	struct dump_process *process; /* who has it open; borrowed */
-	int number;		      /* under this number */
+	struct dump_process *process; /* who has it open, or a socket that it is on its way through; borrowed */
+	int number;		      /* under this number, */
+	pid_t table;		      /* in the descriptor table of this process: ours for one on its way */
 	bool cloexec;		      /* that number is closed on exec */
 	int fd;			      /* our descriptor of the same open file; borrowed */
 	struct stat st;		      /* of `fd` */
@@ -59,7 +60,9 @@ struct dump_file_kind {
 	bool (*match)(const struct dump_file *file);
 	/* Adds the record with dump_file_add(), or a blocker with dump_file_block(). */
 	int (*dump)(struct dump_context *ctx, const struct dump_file *file, struct error *error);
-	/* After all descriptors were seen; may be NULL. */
+	/* After all descriptors were seen, and before any finish(): may find further open files; may be NULL. */
+	int (*spread)(struct dump_context *ctx, struct error *error);
+	/* After all open files were seen; may be NULL. */
 	int (*finish)(struct dump_context *ctx, struct error *error);
 };
 
@@ -127,8 +130,8 @@ struct dump_open {
 	uint32_t flags;
 	uint64_t pos; /* compared at the freeze only */
 	uint64_t serial;
-	struct dump_process *process; /* who has it open, borrowed */
-	int number;		      /* under this number */
+	pid_t table; /* whose descriptor table has it, */
+	int number;  /* under this number */
 	uint32_t id;
 	FileType type;
 };
@@ -160,6 +163,7 @@ struct dump_files {
 	uint32_t next_id;	      /* ids of open and mapped files, from 1 */
 	ARRAY(struct dump_open) open; /* open files of this collection, ordered by identity */
 	ARRAY(struct dump_descriptor) descriptors; /* of this collection, by process and number */
+	ARRAY(int) in_flight; /* our copies of those that no process has, of this collection; owned */
 	ARRAY(struct dump_table) tables;	   /* whose are which */
 	struct dump_inodes mapped; /* dump_file_map() and dump_file_link(); ids stay */
 	struct dump_inodes checked; /* files with an IMAGE_FILE_CHECK record in this set; the id */
@@ -182,6 +186,13 @@ struct dump_files {
 /* ctx->files, made on first use. NULL without memory. */
 struct dump_files *dump_files_get(struct dump_context *ctx);
 
+/*
+ * The id of an open file that is on its way through a socket of `process`; adds its records if it is new. `fd` is our
+ * descriptor of it, which this takes over whatever happens. At the freeze only.
+ */
+int dump_file_in_flight(struct dump_context *ctx, struct dump_process *process, int fd, uint32_t *ret_id,
+			struct error *error);
+
 /* Adds an IMAGE_FILES record. */
 int dump_file_add(struct dump_context *ctx, const OpenFile *message, struct error *error);
 
@@ -197,6 +208,9 @@ bool dump_table_seen(const struct dump_context *ctx, const struct dump_process *
 /* Lists the descriptors of a process. */
 int dump_reader_open(struct dump_context *ctx, struct dump_process *process,
 		     struct dump_reader *ret, struct error *error);
+/* The same of our own descriptors, of which some stand for files on their way through a socket of `process`. */
+int dump_reader_open_own(struct dump_context *ctx, struct dump_process *process, struct dump_reader *ret,
+			 struct error *error);
 void dump_reader_close(struct dump_reader *reader);
 /*
  * Fills in all but `id`; 1: done, the caller closes ret->fd; 0: there is no such descriptor (any
@@ -204,6 +218,9 @@ void dump_reader_close(struct dump_reader *reader);
  */
 int dump_reader_read(struct dump_reader *reader, size_t index, struct dump_file *ret,
 		     struct error *error);
+
+/* Fills in all but `id` of a file that our own descriptor `fd` stands for. */
+int dump_reader_look(struct dump_reader *reader, int fd, struct dump_file *ret, struct error *error);
 
 /* Reads /proc/PID/fdinfo/NUMBER; "" when that fails. Valid until the next call. */
 const char *dump_file_text(const struct dump_file *file);

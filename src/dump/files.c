@@ -78,6 +78,9 @@ static void forget_collection(struct dump_files *files)
 	array_clear(&files->slaves);
 	array_clear(&files->terminals);
 	dump_ptys_free(steal_ptr(&files->ptys));
+	array_for_each (fd, &files->in_flight)
+		close(*fd);
+	array_clear(&files->in_flight);
 	dump_pipes_free(steal_ptr(&files->pipes));
 	dump_unix_free(steal_ptr(&files->sockets));
 	dump_epolls_free(steal_ptr(&files->epolls));
@@ -96,6 +99,7 @@ void dump_files_free(struct dump_files *files)
 	array_deinit(&files->slaves);
 	array_deinit(&files->terminals);
 	array_deinit(&files->masters);
+	array_deinit(&files->in_flight);
 	array_deinit(&files->mapped.list);
 	array_deinit(&files->checked.list);
 	array_deinit(&files->build_ids);
@@ -185,8 +189,12 @@ int dump_file_add(struct dump_context *ctx, const OpenFile *message, struct erro
 void dump_file_block(struct dump_context *ctx, const struct dump_file *file, const char *cause,
 		     const char *remedy)
 {
-	dump_blocker_add(ctx, file->process->pid, "descriptor", cause, remedy, "fd %d -> %s",
-			 file->number, file->link);
+	if (file->table == file->process->pid)
+		dump_blocker_add(ctx, file->process->pid, "descriptor", cause, remedy, "fd %d -> %s",
+				 file->number, file->link);
+	else
+		dump_blocker_add(ctx, file->process->pid, "descriptor", cause, remedy,
+				 "a descriptor on its way through a UNIX socket -> %s", file->link);
 }
 
 void dump_file_refuse(struct dump_context *ctx, const struct dump_file *file, enum image_kind kind)
@@ -214,7 +222,7 @@ static int compare_open(const struct dump_open *open, const struct dump_file *fi
 		return open->pos < file->pos ? -1 : 1;
 	if (open->serial != file->serial)
 		return open->serial < file->serial ? -1 : 1;
-	r = syscall(SYS_kcmp, open->process->pid, file->process->pid, KCMP_FILE, open->number,
+	r = syscall(SYS_kcmp, open->table, file->table, KCMP_FILE, open->number,
 		    file->number);
 	return r == 0 ? 0 : r == 1 ? -1 : 1;
 }
@@ -248,7 +256,7 @@ static struct dump_open *find_open(struct dump_files *files, const struct dump_f
 				     .flags = file->flags,
 				     .pos = file->pos,
 				     .serial = file->serial,
-				     .process = file->process,
+				     .table = file->table,
 				     .number = file->number,
 				     .id = files->next_id++ };
 	*ret_new = true;
@@ -363,6 +371,50 @@ static int collect_descriptor(struct dump_context *ctx, struct dump_file *file, 
 	return r < 0 ? r : add_descriptor(ctx, file, open, error);
 }
 
+/* ---- on its way through a socket */
+
+static int collect_in_flight(struct dump_context *ctx, struct dump_file *file, bool *ret_new, struct error *error)
+{
+	struct dump_open *open = find_open(ctx->files, file, ret_new);
+	int r;
+
+	if (!open)
+		return error_set(error, -ENOMEM, "no memory for open files");
+	file->id = open->id;
+	if (!*ret_new)
+		return 0;
+	r = describe(ctx, file, open, error);
+	/* What belongs to a descriptor table has no place here. */
+	if (r == 0 && (open->type == FILE_TYPE__FILE_EPOLL || dump_file_info(dump_file_text(file), "lock")))
+		dump_file_refuse(ctx, file, IMAGE_KIND_FILE_IN_FLIGHT_OWNED);
+	return r;
+}
+
+int dump_file_in_flight(struct dump_context *ctx, struct dump_process *process, int fd, uint32_t *ret_id,
+			struct error *error)
+{
+	struct dump_file file = { .fd = fd };
+	struct dump_reader reader;
+	bool is_new = false;
+	int r;
+
+	r = dump_reader_open_own(ctx, process, &reader, error);
+	if (r == 0) {
+		r = dump_reader_look(&reader, fd, &file, error);
+		if (r == 0)
+			r = collect_in_flight(ctx, &file, &is_new, error);
+		dump_reader_close(&reader);
+	}
+	if (r == 0)
+		*ret_id = file.id;
+	/* A new one is compared with what comes. */
+	if (r == 0 && is_new && array_append(&ctx->files->in_flight, fd) < 0)
+		r = error_set(error, -ENOMEM, "no memory for open files");
+	if (r < 0 || !is_new)
+		close(fd);
+	return r;
+}
+
 /* ---- all of them */
 
 static int collect_table(struct dump_context *ctx, struct dump_process *process,
@@ -430,6 +482,9 @@ int dump_files_collect(struct dump_context *ctx, struct error *error)
 			continue;
 		r = collect_process(ctx, *process, error);
 	}
+	for (size_t i = 0; i < COUNT(kinds) && r == 0; i++)
+		if (kinds[i]->spread)
+			r = kinds[i]->spread(ctx, error);
 	for (size_t i = 0; i < COUNT(kinds) && r == 0; i++)
 		if (kinds[i]->finish)
 			r = kinds[i]->finish(ctx, error);

@@ -136,3 +136,38 @@ int dump_outside_check(struct dump_context *ctx, struct error *error)
 	/* Those that cannot be seen from here. */
 	return ctx->blockers.list.count == before ? dump_sysv_attachments(ctx, error) : 0;
 }
+
+/* Does a process, whose /proc/PID/fd is `fd`, have a descriptor that is this link, another one than `but`? */
+static bool has_link(int fd, const char *wanted, int but)
+{
+	_cleanup_dir_ DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+	struct dirent *entry;
+
+	while (dir && (entry = readdir(dir))) {
+		char link[64];
+
+		if (fdio_readlink(dirfd(dir), entry->d_name, link, sizeof(link)) == 0 && strcmp(link, wanted) == 0 &&
+		    atoi(entry->d_name) != but)
+			return true;
+	}
+	return false;
+}
+
+bool dump_outside_has(const struct dump_context *ctx, const char *link, int own)
+{
+	_cleanup_dir_ DIR *proc = opendir("/proc");
+	struct dirent *entry;
+
+	while (proc && (entry = readdir(proc))) {
+		pid_t pid = (pid_t)atoi(entry->d_name);
+		char path[32];
+
+		if (pid <= 0 || dump_context_find(ctx, pid))
+			continue;
+		snprintf(path, sizeof(path), "%d/fd", pid);
+		if (has_link(openat(dirfd(proc), path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), link,
+			     pid == getpid() ? own : -1))
+			return true;
+	}
+	return false;
+}

@@ -73,6 +73,11 @@ void dump_process_forget_status(struct dump_process *process);
 
 /* outside.c: blockers for shared memory and deleted files that processes outside of the tree use. */
 int dump_outside_check(struct dump_context *ctx, struct error *error);
+/*
+ * Has a process outside of the tree a descriptor that is the link ("pipe:[4711]")? `own` is a copy of this program's, which
+ * does not count; -1: none. Reads all of /proc.
+ */
+bool dump_outside_has(const struct dump_context *ctx, const char *link, int own);
 
 /* tree.c: the list of processes as the stop found them, without looking for children again. */
 int dump_context_take(struct dump_context *ctx, const struct tracee_tree *tree, struct error *error);

@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -229,6 +230,7 @@ static void check_ends(struct dump_context *ctx, const struct dump_pipe *pipe)
 {
 	struct pollfd poll_fd = { .fd = pipe->fd, .events = POLLIN };
 	const char *cause = NULL;
+	char link[32];
 
 	if (pipe->fifo || (pipe->has_read && pipe->has_write) || poll(&poll_fd, 1, 0) < 0)
 		return;
@@ -236,7 +238,9 @@ static void check_ends(struct dump_context *ctx, const struct dump_pipe *pipe)
 		cause = "the writing end is held by a process outside of the tree";
 	if (pipe->has_write && !(poll_fd.revents & POLLERR))
 		cause = "the reading end is held by a process outside of the tree";
-	if (cause)
+	/* Nobody outside has it: it is on its way through a socket, and found at the freeze. */
+	snprintf(link, sizeof(link), "pipe:[%lu]", (unsigned long)pipe->ino);
+	if (cause && (pipe->frozen || dump_outside_has(ctx, link, pipe->fd)))
 		dump_blocker_add(
 			ctx, pipe->pid, "descriptor", cause,
 			"move the tree that has both ends, or start the program with files "

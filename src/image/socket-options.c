@@ -26,6 +26,12 @@
 #ifndef SO_BUF_LOCK
 #define SO_BUF_LOCK 72
 #endif
+#ifndef SO_PASSPIDFD
+#define SO_PASSPIDFD 76 /* Linux 6.5 */
+#endif
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83 /* Linux 6.16 */
+#endif
 #ifndef UDP_GRO
 #define UDP_GRO 104
 #endif
@@ -74,6 +80,8 @@ static const struct other_option others[] = {
 	{ SOL_SOCKET, SO_MAX_PACING_RATE, false },
 	{ SOL_SOCKET, SO_SELECT_ERR_QUEUE, false },
 	{ SOL_SOCKET, SO_PEEK_OFF, false },
+	{ SOL_SOCKET, SO_PASSPIDFD, false },
+	{ SOL_SOCKET, SO_PASSRIGHTS, false },
 	{ IPPROTO_TCP, TCP_NODELAY, false },
 	{ IPPROTO_TCP, TCP_CORK, false },
 	{ IPPROTO_TCP, TCP_DEFER_ACCEPT, false },
@@ -280,7 +288,14 @@ static int set_int(int fd, int level, int name, int value, struct error *error)
 	return set_option(fd, level, name, &value, sizeof(value), error);
 }
 
-static int write_others(int fd, const SocketOptions *options, struct error *error)
+/* Set last, as it changes what may be put into the queue. */
+static bool is_late(const SocketOption *option)
+{
+	return option->level == SOL_SOCKET &&
+	       (option->name == SO_PEEK_OFF || option->name == SO_PASSPIDFD || option->name == SO_PASSRIGHTS);
+}
+
+static int write_others(int fd, const SocketOptions *options, bool late, struct error *error)
 {
 	for (size_t i = 0; i < options->n_others; i++) {
 		const SocketOption *option = options->others[i];
@@ -288,6 +303,8 @@ static int write_others(int fd, const SocketOptions *options, struct error *erro
 		socklen_t size = sizeof(now);
 		int r;
 
+		if (is_late(option) != late)
+			continue;
 		if (option->value.len > sizeof(now))
 			return error_set(error, -EPROTO, "value of socket option %u is too long",
 					 option->name);
@@ -351,7 +368,7 @@ int image_socket_options_write(int fd, const SocketOptions *options, struct erro
 			return error_wrap(error, r, "binding a socket to the interface %s",
 					  options->so_bound_dev);
 	}
-	r = write_others(fd, options, error);
+	r = write_others(fd, options, false, error);
 	if (r == 0)
 		r = write_times(fd, options, error);
 	if (r == 0)
@@ -382,6 +399,8 @@ int image_socket_options_finish_connection(int fd, const SocketOptions *options,
 	if (r == 0 &&
 	    options->so_passcred) /* other kinds of socket refuse it, even to switch it off */
 		r = set_int(fd, SOL_SOCKET, SO_PASSCRED, options->so_passcred, error);
+	if (r == 0)
+		r = write_others(fd, options, true, error);
 	if (r == 0 && options->has_so_linger) {
 		struct linger linger = { .l_onoff = 1, .l_linger = (int)options->so_linger };
 

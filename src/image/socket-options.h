@@ -51,7 +51,7 @@ int image_socket_options_write(int fd, const SocketOptions *options, struct erro
 
 /*
  * Those that are set last, after bind, listen and writing data: SO_REUSEADDR, buffer sizes,
- * SO_PASSCRED, SO_LINGER.
+ * SO_PASSCRED and the like, SO_LINGER.
  */
 int image_socket_options_finish(int fd, const SocketOptions *options, struct error *error);
 

@@ -46,6 +46,8 @@ static int check(struct source *source, struct error *error)
 	preflight.memory = tree_memory(source);
 	preflight.has_tcp_close = preflight.has_bulk = preflight.has_dry_run = preflight.has_postcopy = 1;
 	preflight.tcp_close = source->options->tcp_close;
+	preflight.has_ext_unix = 1;
+	preflight.ext_unix = source->options->ext_unix;
 	preflight.bulk = source->options->streams;
 	preflight.dry_run = source->options->dry_run;
 	preflight.postcopy = source->options->mode != MIGRATE_PRECOPY;

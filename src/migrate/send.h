@@ -41,6 +41,7 @@ struct migrate_options {
 	uint32_t streams;           /* bulk streams */
 	pid_t pid;
 	bool tcp_close;
+	bool ext_unix; /* UNIX sockets may be connected to processes outside of the tree */
 	bool dry_run;
 	bool json;     /* no progress on a terminal */
 	int cancel_fd; /* readable: give up before the commit (an eventfd or signalfd); borrowed */

@@ -208,6 +208,7 @@ int source_init(struct source *source, const struct migrate_options *options,
 				   .state_fd = -1, .guardian_fd = -1, .watch.stop_fd = -1, .started = clock_now_ns() };
 	pthread_mutex_init(&source->lock, NULL);
 	source->dump_options.tcp_close = options->tcp_close;
+	source->dump_options.ext_unix = options->ext_unix;
 	name_own_programs(source);
 	source->dedup = dedup_new();
 	source->hints = tracee_hints_new();

@@ -86,6 +86,7 @@ int request_preflight(struct session *session, const struct buffer *payload, str
 				 WIRE_BULK_MAX);
 	session->bulk_count = message->has_bulk && message->bulk ? message->bulk : 1;
 	session->restore.tcp_close = message->tcp_close;
+	session->restore.ext_unix = message->ext_unix;
 	session->dry_run = message->dry_run;
 	session->postcopy = message->postcopy;
 	available = registry_available(session->registry);

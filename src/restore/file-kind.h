@@ -23,6 +23,7 @@ struct restore_file {
 	const struct restore_file_kind *kind;
 	int fd;	      /* ours, owned; -1: not opened (yet) */
 	int other_fd; /* UNIX sockets whose peer has closed: the peer, until its data is sent */
+	bool paired; /* UNIX datagram sockets: made together with its peer */
 	uint32_t ghost_id; /* deleted file: the object of its content; 0: none */
 };
 
@@ -79,6 +80,16 @@ struct restore_staged {
 	char *directory; /* temporary directory beside the place, owned */
 	char *staged;	 /* path of the socket file in there, owned */
 	char *final;	 /* where it belongs, owned */
+	uint32_t ino;	 /* of the socket, on the source */
+	bool deleted;	 /* it belongs nowhere: removed when all are connected */
+};
+
+/* unix-creds.c: pairs of sockets, as one process under one user makes them. */
+struct restore_unix_pairs {
+	int type;
+	uint32_t pid, uid, gid;
+	size_t ends; /* that will be wanted */
+	ARRAY(int) stock; /* both ends of each pair, one after the other; owned */
 };
 
 /* A lock to be taken in a process. */
@@ -119,6 +130,7 @@ struct restore_files {
 	inodes;				     /* during restore_files_apply(), ordered by number */
 	ARRAY(uint32_t) listeners;	     /* likewise: ids of listening UNIX sockets */
 	ARRAY(struct restore_staged) staged; /* until restore_files_commit() */
+	ARRAY(struct restore_unix_pairs) unix_pairs; /* during restore_files_apply() */
 	ARRAY(struct restore_lock)
 	locks;	      /* that the source still held when we asked for them, by process */
 	int loopback; /* inet-socket.c: listens for connections to be closed; -1: not yet */
@@ -175,7 +187,7 @@ int restore_epoll_calls(struct restore_tree *tree, uint32_t files_id,
 
 /* unix-socket.c: notes which sockets there are, before any is opened. */
 int restore_unix_load(struct restore_files *files, struct error *error);
-/* Puts unread data back, then shuts down; after all sockets were opened. */
+/* Connects, opens what is on its way, puts unread data back, then shuts down; after all descriptors' files were opened. */
 int restore_unix_queues(struct restore_tree *tree, const struct image_set *images,
 			struct error *error);
 /* Puts socket files in place; or removes them. */

@@ -23,6 +23,7 @@
 
 #include "restore/file-kind.h"
 #include "restore/tcp.h"
+#include "restore/unix.h"
 
 #define SETTABLE (O_APPEND | O_ASYNC | O_DIRECT | O_NOATIME | O_NONBLOCK)
 
@@ -44,6 +45,7 @@ static void close_all(struct restore_files *files)
 	array_for_each (file, &files->list)
 		restore_file_close(file);
 	restore_pipes_clear(files);
+	restore_unix_pairs_clear(files);
 	if (files->loopback >= 0)
 		close(files->loopback);
 	files->loopback = -1;
@@ -63,6 +65,7 @@ void restore_files_free(struct restore_files *files)
 	array_deinit(&files->inodes);
 	array_deinit(&files->listeners);
 	array_deinit(&files->staged);
+	array_deinit(&files->unix_pairs);
 	array_deinit(&files->locks);
 	free(files);
 }

@@ -59,6 +59,7 @@ enum restore_parentage {
 struct restore_options {
 	bool tcp_close; /* established TCP connections become closed ones */
 	bool tcp_established; /* they go on; without either they are an error */
+	bool ext_unix;  /* UNIX sockets whose other end did not come along: connected by name again, or closed */
 	bool shell_job; /* the tree gets this program's session and terminal, see job.c; needed for a dump of a shell job */
 	int terminal_fd; /* shell_job: the terminal, opened for reading and writing; borrowed. -1: there is none */
 	enum restore_parentage parentage;

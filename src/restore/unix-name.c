@@ -10,11 +10,12 @@
  * place; its inode is a new one, its mode and owner are the old ones. When there is no commit, it
  * is removed.
  *
- * A socket whose path led to it no more is bound the same way, and its file is removed at once.
+ * A socket whose path led to it no more is bound the same way, and its file is removed as soon as nobody of the tree has to
+ * be connected by it any more.
  *
  * Failure modes: the directory is missing or read-only. Happy path: one thread, some 50 us.
  */
-#include "restore/unix-name.h"
+#include "restore/unix.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -146,6 +147,19 @@ static void discard_staged(struct restore_staged *staged)
 	free_staged(staged);
 }
 
+void restore_unix_forget_deleted(struct restore_files *files)
+{
+	size_t kept = 0;
+
+	array_for_each (staged, &files->staged) {
+		if (staged->deleted)
+			discard_staged(staged);
+		else
+			files->staged.items[kept++] = *staged;
+	}
+	files->staged.count = kept;
+}
+
 void restore_unix_discard(struct restore_files *files)
 {
 	array_for_each (staged, &files->staged)
@@ -216,19 +230,32 @@ static int bind_abstract(int fd, const UnixSocket *message, bool needed, struct 
 			       (int)message->name.len - 1, (const char *)message->name.data + 1);
 }
 
+/* Where the file belongs in the end; owned by the caller. NULL without memory. */
+static char *final_path(const UnixSocket *message, const char *path)
+{
+	char *final = NULL;
+	int n;
+
+	if (message->path)
+		n = asprintf(&final, "%s", message->path);
+	else if (path[0] == '/' || !message->name_dir)
+		n = asprintf(&final, "%s", path);
+	else
+		n = asprintf(&final, "%s/%s", message->name_dir, path);
+	return n < 0 ? NULL : final;
+}
+
 /* Fills in where the socket file goes first and last. */
 static int plan_stage(const UnixSocket *message, const char *path, bool lasting,
 		      struct restore_staged *ret)
 {
 	_cleanup_free_ char *place = NULL;
 	char normal[PATH_ROOM + 1];
-	int n;
 
-	if (path[0] == '/' || !message->name_dir)
-		n = asprintf(&ret->final, "%s", path);
-	else
-		n = asprintf(&ret->final, "%s/%s", message->name_dir, path);
-	if (n < 0)
+	ret->ino = message->ino;
+	ret->deleted = !lasting;
+	ret->final = final_path(message, path);
+	if (!ret->final)
 		return -ENOMEM;
 	place = lasting ? strdup(ret->final) : strdup(SPARE_DIRECTORY "/x");
 	if (!place || asprintf(&ret->directory, "%s/" STAGE_NAME, dirname(place)) < 0)
@@ -281,9 +308,9 @@ int restore_unix_bind(struct restore_files *files, int fd, const UnixSocket *mes
 	    (chown(staged.staged, message->file_perms->uid, message->file_perms->gid) < 0 ||
 	     chmod(staged.staged, message->file_perms->mode & 07777) < 0))
 		r = error_set_errno(error, -errno, "setting owner and mode of %s", path);
-	if (r == 0 && lasting && array_append(&files->staged, staged) < 0)
+	if (r == 0 && place && array_append(&files->staged, staged) < 0)
 		r = error_set(error, -ENOMEM, "no memory for socket files");
-	if (r < 0 || !lasting)
+	if (r < 0 || !place)
 		discard_staged(&staged);
 	return r;
 }
@@ -291,7 +318,6 @@ int restore_unix_bind(struct restore_files *files, int fd, const UnixSocket *mes
 int restore_unix_reach(struct restore_files *files, const UnixSocket *message,
 		       struct sockaddr_un *ret_address, socklen_t *ret_size, int *ret_directory)
 {
-	_cleanup_free_ char *final = NULL;
 	char path[PATH_ROOM];
 
 	if (message->name.len == 0 || message->name.len > sizeof(ret_address->sun_path))
@@ -303,16 +329,10 @@ int restore_unix_reach(struct restore_files *files, const UnixSocket *message,
 		*ret_size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + message->name.len);
 		return 0;
 	}
-	if (path[0] == '/' || !message->name_dir)
-		final = strdup(path);
-	else if (asprintf(&final, "%s/%s", message->name_dir, path) < 0)
-		final = NULL;
-	if (!final)
-		return -ENOMEM;
 	array_for_each (staged, &files->staged) {
 		_cleanup_free_ char *copy = NULL;
 
-		if (strcmp(staged->final, final) != 0)
+		if (staged->ino != message->ino)
 			continue;
 		copy = strdup(staged->staged);
 		if (!copy)
@@ -320,9 +340,9 @@ int restore_unix_reach(struct restore_files *files, const UnixSocket *message,
 		*ret_directory = open(dirname(copy), O_PATH | O_DIRECTORY | O_CLOEXEC);
 		if (*ret_directory < 0)
 			return -errno;
-		snprintf(ret_address->sun_path, sizeof(ret_address->sun_path),
-			 "/proc/self/fd/%d/%.70s", *ret_directory,
-			 strrchr(staged->staged, '/') + 1);
+		/* Through any process's eyes: a shell may be the one that connects. */
+		snprintf(ret_address->sun_path, sizeof(ret_address->sun_path), "/proc/%d/fd/%d/%.70s", getpid(),
+			 *ret_directory, strrchr(staged->staged, '/') + 1);
 		*ret_size = sizeof(*ret_address);
 		return 0;
 	}

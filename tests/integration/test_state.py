@@ -4,6 +4,7 @@ import pytest
 from pagestream import PageServer, send
 
 VICTIMS = [
+    "unixflight",
     "mem-anon", "mem-file", "mem-stack", "mem-heap", "mem-guard", "mem-shared", "mem-cow:8",
     "mem-churn:5", "vdso",
     "threads:4", "threads:64", "amx", "syscalls", "signals", "robust",
@@ -13,7 +14,7 @@ VICTIMS = [
     "listen-tcp", "listen-unix", "udp", "tree", "pty", "pty-session",
     "locks", "leases", "procfiles", "epoll-far", "aio",
 ]
-PRIVATE = {"fifo", "leases", "listen-unix", "locks"}  # have an object in the file system that each host needs for itself
+PRIVATE = {"fifo", "leases", "listen-unix", "locks", "unixflight"}  # have an object in the file system that each host needs for itself
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "postcopy"])

@@ -458,7 +458,7 @@ static void test_outside(void **state)
 	assert_int_equal(listen(listener, 1), 0);
 	move_begin(&move, setup_outside);
 	move_dump(&move, false);
-	assert_true(move_has_blocker(&move, "was not accepted yet"));
+	assert_true(move_has_blocker(&move, "not accepted yet"));
 	accepted = accept(listener, NULL, NULL);
 	move_dump(&move, false);
 	assert_true(move_has_blocker(&move, "the other end is held by a process outside"));

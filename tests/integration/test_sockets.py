@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Sockets that stand in the way, and the options that let them go along."""
+import pathlib
+import subprocess
+import tempfile
+
+import pytest
+from checkpoint import Place, dump, restore, run, text, wait_gone
+from hosts import wait_until
+from pagestream import PageServer, send
+from refusal import Unharmed
+
+# A program that sets sockets up, says that it is ready, and answers the lines of a file.
+BEGIN = """
+import fcntl, os, pathlib, socket, sys, time
+place = pathlib.Path(sys.argv[1])
+"""
+END = """
+(place / "new").write_text("")
+(place / "new").rename(place / "ready")
+while True:
+    question = place / "question"
+    if question.exists():
+        try:
+            answer = repr(eval(question.read_text()))
+        except Exception as error:
+            answer = repr(error)
+        question.unlink()
+        (place / "new").write_text(answer)
+        (place / "new").rename(place / "answer")
+    time.sleep(0.002)
+"""
+
+
+class Program:
+    """Python code on a host; ask() evaluates an expression in it."""
+
+    def __init__(self, host, code):
+        self.host, self.place = host, pathlib.Path(tempfile.mkdtemp(prefix="program-"))
+        self.pid = host.spawn_daemon(["/usr/bin/python3", "-c", BEGIN + code + END, str(self.place)],
+                                     stderr=str(self.place / "errors"))
+        wait_until((self.place / "ready").exists, 20, "the program")
+
+    def ask(self, expression):
+        (self.place / "next").write_text(expression)
+        (self.place / "next").rename(self.place / "question")
+        wait_until((self.place / "answer").exists, 20, f"an answer to {expression}")
+        answer = (self.place / "answer").read_text()
+        (self.place / "answer").unlink()
+        return answer
+
+    def end(self):
+        for pid in self.host.tree(self.pid):
+            self.host.kill(pid)
+        subprocess.run(["rm", "-rf", str(self.place)], check=True)
+
+
+@pytest.fixture
+def start():
+    programs = []
+
+    def begin(host, code):
+        programs.append(Program(host, code))
+        return programs[-1]
+
+    yield begin
+    for one in programs:
+        one.end()
+
+
+REFUSED = {
+    "waits-with-data": ("""
+listener = socket.socket(socket.AF_UNIX); listener.bind("\\0sockets-test"); listener.listen(5)
+client = socket.socket(socket.AF_UNIX); client.connect("\\0sockets-test"); client.send(b"early")
+""", ["has data that nobody can read", "try again when it has been accepted"], "listener.accept()[0].recv(9)", "b'early'"),
+    "waits-closed": ("""
+listener = socket.socket(socket.AF_UNIX); listener.bind("\\0sockets-test"); listener.listen(5)
+client = socket.socket(socket.AF_UNIX); client.connect("\\0sockets-test"); client.close()
+""", ["whose other end is closed"], "listener.accept()[0].recv(9)", "b''"),
+    "locked-in-flight": ("""
+one, other = socket.socketpair()
+fd = os.open(place / "locked", os.O_RDWR | os.O_CREAT); fcntl.flock(fd, fcntl.LOCK_EX)
+socket.send_fds(one, [b"x"], [fd]); os.close(fd)
+""", ["a descriptor on its way through a UNIX socket", "a file with a lock"], "len(socket.recv_fds(other, 9, 9)[1])", "1"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_refused_at_the_freeze(two_hosts, page_server, start, kind):
+    """What only shows when the tree stands still: named, and thawed as it was."""
+    a, b, _ = two_hosts
+    code, words, question, answer = REFUSED[kind]
+    program = start(a, code)
+    with Unharmed(a, b, None, page_server) as watch:
+        watch.refused(send(a, page_server, program.pid, state_dir=watch.state), *words)
+    assert program.ask(question) == answer
+
+
+OUTSIDE = """
+stream = socket.socket(socket.AF_UNIX); stream.connect(str(place / "stream"))
+log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); log.connect("\\0sockets-test-log")
+"""
+SERVER = """
+listener = socket.socket(socket.AF_UNIX); listener.bind(PATH); listener.listen(5)
+log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); log.bind("\\0sockets-test-log"); log.settimeout(5)
+"""
+
+
+def start_outside(host, start, name):
+    """A program that is connected to a server which is not of its tree."""
+    directory = tempfile.mkdtemp(prefix=name)
+    server = start(host, SERVER.replace("PATH", repr(f"{directory}/stream")))
+    code = OUTSIDE.replace('str(place / "stream")', repr(f"{directory}/stream"))
+    program = start(host, code)
+    server.ask("globals().update(accepted=listener.accept()[0])")
+    assert server.ask("accepted.send(b'last words')") == "10"
+    return server, program, directory
+
+
+def test_outside(two_hosts, keys, start):
+    a, b, _ = two_hosts
+    server, program, directory = start_outside(a, start, "outside-")
+    with PageServer(b, keys) as page_server:
+        with Unharmed(a, b, None, page_server) as watch:
+            watch.refused(send(a, page_server, program.pid, state_dir=watch.state), "held by a process outside of the tree",
+                          "use --ext-unix-sk")
+        logger = start(b, SERVER.replace("PATH", repr(f"{directory}/other")))
+        result = send(a, page_server, program.pid, args=["--ext-unix-sk"])
+        assert result.status == 0, result.text()
+        program.host = b
+        assert program.ask("stream.recv(20), stream.recv(20)") == "(b'last words', b'')"
+        assert program.ask("stream.send(b'x')").startswith("BrokenPipeError")
+        assert program.ask("log.send(b'from there')") == "10"
+        assert logger.ask("log.recv(20)") == "b'from there'"
+    assert server.ask("accepted.recv(9)").startswith("ConnectionResetError")  # with words that nobody read
+    subprocess.run(["rm", "-rf", directory], check=True)
+
+
+def test_outside_checkpoint(host, start):
+    server, program, directory = start_outside(host, start, "outside-")
+    with Place() as place:
+        refused = run(host, place, "dump", "-t", program.pid, "-D", place.make("refused"), "-l")
+        assert refused.returncode == 1 and "use --ext-unix-sk" in refused.stderr, text(refused)
+        made = place.make("made")
+        dump(host, place, program.pid, made, "--ext-unix-sk")
+        wait_gone(host, [program.pid])
+        refused = run(host, place, "restore", "-D", made, "-d")
+        assert refused.returncode != 0 and "--ext-unix-sk is not given" in refused.stderr, text(refused)
+        restore(host, place, made, "--ext-unix-sk")
+        assert program.ask("stream.recv(20), stream.recv(20)") == "(b'last words', b'')"
+        assert program.ask("log.send(b'from there')") == "10"
+        assert server.ask("log.recv(20)") == "b'from there'"
+    subprocess.run(["rm", "-rf", directory], check=True)
