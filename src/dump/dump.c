@@ -58,20 +58,35 @@ static int dump_inventory(struct dump_context *ctx, struct error *error)
 	return image_set_add(ctx->images, IMAGE_INVENTORY, 0, &message.base, error);
 }
 
+static void clock_message(ClockReading *message, int64_t ns)
+{
+	*message = (ClockReading)CLOCK_READING__INIT;
+	message->tv_sec = (uint64_t)(ns / CLOCK_S);
+	message->tv_nsec = (uint64_t)(ns % CLOCK_S);
+}
+
+/* As the tree sees them: it may be in a time namespace, which is that of all its processes (process.c). */
 static int dump_clocks(struct dump_context *ctx, struct error *error)
 {
 	Clocks message = CLOCKS__INIT;
-	ClockReading monotonic = CLOCK_READING__INIT, boottime = CLOCK_READING__INIT;
-	struct timespec now;
+	ClockReading monotonic, boottime;
+	struct timens_offsets now;
+	int r = timens_read(ctx->root, &ctx->clocks, error);
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	monotonic.tv_sec = (uint64_t)now.tv_sec;
-	monotonic.tv_nsec = (uint64_t)now.tv_nsec;
-	clock_gettime(CLOCK_BOOTTIME, &now);
-	boottime.tv_sec = (uint64_t)now.tv_sec;
-	boottime.tv_nsec = (uint64_t)now.tv_nsec;
+	if (r == 0)
+		r = timens_now(&ctx->clocks, &now, error);
+	if (r < 0)
+		return r;
+	clock_message(&monotonic, now.monotonic);
+	clock_message(&boottime, now.boottime);
 	message.monotonic = &monotonic;
 	message.boottime = &boottime;
+	message.has_offset_monotonic = message.has_offset_boottime = true;
+	message.offset_monotonic = ctx->clocks.monotonic;
+	message.offset_boottime = ctx->clocks.boottime;
+	message.has_target_monotonic = message.has_target_boottime = ctx->target_clocks.known;
+	message.target_monotonic = ctx->target_clocks.offsets.monotonic;
+	message.target_boottime = ctx->target_clocks.offsets.boottime;
 	return image_set_add(ctx->images, IMAGE_TIMENS, 0, &message.base, error);
 }
 

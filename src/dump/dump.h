@@ -34,6 +34,7 @@
 #include "util/error.h"
 #include "util/log.h"
 #include "util/procfs.h"
+#include "util/timens.h"
 
 struct dump_files;  /* files.c: open file descriptions and mapped files seen so far */
 struct dump_shared; /* shared-memory.h: shared memory objects seen so far */
@@ -76,6 +77,15 @@ struct dump_process {
 	ARRAY(struct dump_map_flags) map_flags; /* VmFlags at the last look (mm-flags.c), by address; owned */
 };
 
+/*
+ * What the tree's clocks are to be shifted by on the target, against the clocks of that machine, so that they go on as they
+ * are here; set by the caller when it knows.
+ */
+struct dump_target_clocks {
+	bool known;
+	struct timens_offsets offsets;
+};
+
 struct dump_context {
 	const struct dump_options *options; /* borrowed */
 	const struct log *log;              /* borrowed, may be NULL */
@@ -83,6 +93,8 @@ struct dump_context {
 	ARRAY(struct dump_process *) processes; /* owned; parents before children */
 	struct image_set *images;           /* where records go during a call; borrowed, NULL between calls */
 	struct image_blockers blockers;     /* found so far, owned */
+	struct timens_offsets clocks;       /* of the tree, against the machine's; as of the last refresh */
+	struct dump_target_clocks target_clocks;
 	int64_t deadline;                   /* for batches, see util/clock.h; CLOCK_FOREVER unless the caller sets it */
 	struct net_lock *lock;              /* stops TCP connections at the freeze; borrowed, NULL: nothing does */
 	bool has_tcp;                       /* a collection has met a TCP socket */

@@ -16,7 +16,7 @@
 
 /* ---- what does not change about this machine ---------------------------------------------------------------------- */
 
-#define DUMP_NAMESPACES 8 /* kinds that a process has to share with this program */
+#define DUMP_NAMESPACES 7 /* kinds that a process has to share with this program */
 
 struct dump_host {
 	struct image_host facts;
@@ -166,6 +166,7 @@ struct dump_posix_timer {
 	int overrun_call; /* index of timer_getoverrun */
 };
 struct dump_timer_query {
+	uint64_t clocks;   /* token of two struct timespec: CLOCK_MONOTONIC, CLOCK_BOOTTIME */
 	uint64_t interval; /* token of three struct itimerval */
 	ARRAY(struct dump_posix_timer) posix;
 };

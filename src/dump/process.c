@@ -20,7 +20,7 @@
 #include "util/cleanup.h"
 
 static const char *const namespaces[DUMP_NAMESPACES] = {
-	"ns/mnt", "ns/pid", "ns/pid_for_children", "ns/net", "ns/ipc", "ns/uts", "ns/user", "ns/time",
+	"ns/mnt", "ns/pid", "ns/pid_for_children", "ns/net", "ns/ipc", "ns/uts", "ns/user",
 };
 
 void dump_namespaces_read(struct dump_host *host)
@@ -31,6 +31,22 @@ void dump_namespaces_read(struct dump_host *host)
 		snprintf(path, sizeof(path), "/proc/self/%s", namespaces[i]);
 		host->has_namespace[i] = stat(path, &host->namespaces[i]) == 0;
 	}
+}
+
+/* One for the whole tree, whichever that is: the target's processes are clones of one that is put into one like it. */
+static void check_time(struct dump_context *ctx, const struct dump_process *process)
+{
+	static const char *const names[] = { "ns/time", "ns/time_for_children" };
+	struct stat whole, part;
+
+	if (fstatat(ctx->processes.items[0]->proc_fd, names[0], &whole, 0) < 0)
+		return; /* not with this kernel */
+	for (size_t i = 0; i < 2; i++)
+		if (fstatat(process->proc_fd, names[i], &part, 0) == 0 &&
+		    (part.st_dev != whole.st_dev || part.st_ino != whole.st_ino)) {
+			dump_refuse(ctx, process->pid, "namespace", IMAGE_KIND_TIME_OTHER, "%s", strchr(names[i], '/') + 1);
+			return;
+		}
 }
 
 static void check_namespaces(struct dump_context *ctx, const struct dump_process *process)
@@ -137,6 +153,7 @@ int dump_process_check(struct dump_context *ctx, struct dump_process *process, s
 		return r;
 	check_status(ctx, process, status);
 	check_namespaces(ctx, process);
+	check_time(ctx, process);
 	check_sharing(ctx, process);
 	if (!process->tracee) {
 		check_children(ctx, process);

@@ -119,9 +119,9 @@ int dump_seccomp_check(struct dump_context *ctx, struct dump_process *process, s
 	if (mode == SECCOMP_MODE_DISABLED)
 		return 0;
 	if (!tracee_seccomp_may_suspend()) {
-		dump_blocker_add(ctx, process->pid, "process", "this program may not look behind a seccomp filter: it has one "
-				 "itself, or lacks CAP_SYS_ADMIN", "run migrate outside of the container, or without its filter",
-				 "seccomp mode %u", mode);
+		dump_blocker_add(ctx, process->pid, "process", "this program may not look behind a seccomp filter: it has "
+				 "one itself, or lacks CAP_SYS_ADMIN",
+				 "run migrate outside of the container, or without its filter", "seccomp mode %u", mode);
 		return 0;
 	}
 	return mode == SECCOMP_MODE_FILTER ? look_at_filters(ctx, process, error) : 0;

@@ -71,6 +71,9 @@ int dump_timer_ask(struct dump_context *ctx, const struct dump_process *process,
 	_cleanup_buffer_ struct buffer text = BUFFER_INIT;
 	int r;
 
+	query->clocks = tracee_batch_space(batch, 2 * sizeof(struct timespec));
+	tracee_batch_call(batch, SYS_clock_gettime, CLOCK_MONOTONIC, query->clocks);
+	tracee_batch_call(batch, SYS_clock_gettime, CLOCK_BOOTTIME, query->clocks + sizeof(struct timespec));
 	query->interval = tracee_batch_space(batch, 3 * sizeof(struct itimerval));
 	for (unsigned which = ITIMER_REAL; which <= ITIMER_PROF; which++)
 		tracee_batch_call(batch, SYS_getitimer, which, query->interval + which * sizeof(struct itimerval));
@@ -131,6 +134,7 @@ int dump_timer_answer(const struct tracee_batch *batch, const struct dump_timer_
 		      CoreProcess *message)
 {
 	const struct itimerval *interval = tracee_batch_output(batch, query->interval);
+	const struct timespec *clocks = tracee_batch_output(batch, query->clocks);
 	ProcessTimers *timers = dump_arena_take(arena, sizeof(*timers));
 	PosixTimer *entries = dump_arena_take(arena, query->posix.count * sizeof(*entries));
 	PosixTimer **list = dump_arena_take(arena, query->posix.count * sizeof(*list));
@@ -149,6 +153,9 @@ int dump_timer_answer(const struct tracee_batch *batch, const struct dump_timer_
 	}
 	timers->posix = list;
 	timers->n_posix = query->posix.count;
+	timers->has_monotonic = timers->has_boottime = true;
+	timers->monotonic = (uint64_t)(clocks[0].tv_sec * CLOCK_S + clocks[0].tv_nsec);
+	timers->boottime = (uint64_t)(clocks[1].tv_sec * CLOCK_S + clocks[1].tv_nsec);
 	message->timers = timers;
 	return 0;
 }

@@ -28,12 +28,17 @@ static int dump(struct dump_context *ctx, const struct dump_file *file, struct e
 	TimerFd timer = TIMER_FD__INIT;
 	struct itimerspec setting;
 	unsigned long long count;
+	struct timens_offsets tree;
 	struct timespec now;
+	int r;
 
 	/* First, for it brings the count of expirations up to date. */
 	if (timerfd_gettime(file->fd, &setting) < 0)
 		return error_set_errno(error, -errno, "timerfd_gettime");
 	clock_gettime(CLOCK_REALTIME, &now);
+	r = timens_now(&ctx->clocks, &tree, error);
+	if (r < 0)
+		return r;
 	info = dump_file_text(file);
 	ticks = dump_file_info(info, "ticks");
 	clock = dump_file_info(info, "clockid");
@@ -55,6 +60,8 @@ static int dump(struct dump_context *ctx, const struct dump_file *file, struct e
 	timer.insec = (uint64_t)setting.it_interval.tv_nsec;
 	timer.has_taken = 1;
 	timer.taken = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+	timer.has_monotonic = 1;
+	timer.monotonic = (uint64_t)tree.monotonic;
 	message.type = FILE_TYPE__FILE_TIMERFD;
 	message.id = file->id;
 	message.tfd = &timer;

@@ -2,6 +2,7 @@
 /* A page server as the destination: each operation is a frame or two of docs/protocol.md. */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "source.h"
 #include "util/cleanup.h"
@@ -36,6 +37,33 @@ static int send_records(struct source *source, int64_t deadline, struct error *e
 	return r;
 }
 
+/*
+ * What the tree's clocks have to be shifted by there. On one machine, exactly what they are shifted by here. Otherwise the
+ * answer's reading is taken for that of this moment, which is later: the clocks go ahead by the time that the answer took to
+ * come, and cannot go back.
+ */
+static int note_clocks(struct source *source, const WirePreflightReply *reply, struct error *error)
+{
+	struct dump_target_clocks *target = &source->dump->target_clocks;
+	struct timens_offsets now;
+	char boot[JOURNAL_BOOT_ID_MAX] = "";
+	int r = journal_boot_id(boot, error);
+
+	if (r == 0)
+		r = timens_now(&source->dump->clocks, &now, error);
+	if (r < 0 || !reply->has_monotonic || !reply->has_boottime)
+		return r;
+	target->known = true;
+	target->offsets = source->dump->clocks;
+	if (strcmp(boot, source->target_boot) == 0)
+		return 0;
+	target->offsets.monotonic = now.monotonic - reply->monotonic;
+	target->offsets.boottime = now.boottime - reply->boottime;
+	log_debug(source->log, "clocks of the target are behind by %.6f s (monotonic), %.6f s (boottime)",
+		  (double)target->offsets.monotonic / 1e9, (double)target->offsets.boottime / 1e9);
+	return 0;
+}
+
 static int check(struct source *source, struct error *error)
 {
 	_cleanup_message_ WirePreflightReply *reply = NULL;
@@ -56,6 +84,8 @@ static int check(struct source *source, struct error *error)
 	if (r == 0)
 		r = wire_expect(source->control, &wire_table_client, WIRE_PREFLIGHT_REPLY,
 				&wire_preflight_reply__descriptor, (ProtobufCMessage **)(void *)&reply, deadline, error);
+	if (r == 0)
+		r = note_clocks(source, reply, error);
 	for (size_t i = 0; r == 0 && i < reply->n_blockers; i++) {
 		const WireBlocker *blocker = reply->blockers[i];
 

@@ -6,6 +6,7 @@
 
 #include "restore/files.h"
 #include "session.h"
+#include "util/timens.h"
 
 int request_image(struct session *session, const struct buffer *payload, struct error *error)
 {
@@ -41,6 +42,8 @@ static int reply(struct session *session, const struct image_blockers *blockers,
 	size_t count = blockers->list.count, used = 0;
 	WireBlocker *items = calloc(count + 1, sizeof(*items));
 	WireBlocker **list = calloc(count + 1, sizeof(*list));
+	const struct timens_offsets machine = { 0 };
+	struct timens_offsets now;
 	int r = -ENOMEM;
 
 	for (size_t i = 0; items && list && i < count; i++) {
@@ -61,6 +64,12 @@ static int reply(struct session *session, const struct image_blockers *blockers,
 		message.n_blockers = used;
 		message.has_memory_available = true;
 		message.memory_available = available;
+		/* Read last: what passes until the source has the answer makes its clocks go ahead here, never back. */
+		if (timens_is_supported() && timens_now(&machine, &now, NULL) == 0) {
+			message.has_monotonic = message.has_boottime = true;
+			message.monotonic = now.monotonic;
+			message.boottime = now.boottime;
+		}
 		r = session_send(session, WIRE_PREFLIGHT_REPLY, &message.base, error);
 	} else {
 		error_set_errno(error, r, "cannot answer the preflight");

@@ -193,9 +193,12 @@ static int check_host(const struct image_set *images, struct image_blockers *blo
 
 int restore_check(const struct image_set *images, struct image_blockers *blockers, struct error *error)
 {
+	struct restore_clocks clocks = { .decided = false };
 	int r;
 
 	r = check_host(images, blockers, error);
+	if (r == 0)
+		r = restore_clocks_decide(images, &clocks, blockers, error);
 	if (r == 0)
 		r = check_pids(images, blockers, error);
 	if (r == 0)

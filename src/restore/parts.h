@@ -64,6 +64,14 @@ int restore_job_terminal(const struct restore_tree *tree, struct error *error);
 void restore_job_foreground(const struct restore_tree *tree);
 void restore_job_resized(const struct restore_tree *tree);
 
+/* ---- clocks.c ----------------------------------------------------------------------------------------------------- */
+
+/* Sets tree->clocks from the images, the first time; adds blockers for what cannot be given here, if `blockers` is not NULL. */
+int restore_clocks_decide(const struct image_set *images, struct restore_clocks *clocks, struct image_blockers *blockers,
+			  struct error *error);
+/* ns that have passed for the tree since its CLOCK_MONOTONIC showed `then`; 0 if that cannot be told. */
+int64_t restore_clocks_elapsed(const struct restore_tree *tree, uint64_t then);
+
 /* ---- parts -------------------------------------------------------------------------------------------------------- */
 
 /*
@@ -120,13 +128,20 @@ int restore_process_last(struct restore_tree *tree, struct restore_process *proc
 
 /* signal.c */
 void restore_signal_actions(struct tracee_batch *batch, const CoreProcess *message);
-/* `tid` 0: for the process. */
-void restore_signal_pending(struct tracee_batch *batch, pid_t pid, pid_t tid, const PendingSignals *signals);
+/*
+ * `tid` 0: for the process. Signals of the POSIX timers in `timers` (NULL: there are none) are left to these: they are noted
+ * in process->timers_due. -ENOMEM.
+ */
+int restore_signal_pending(struct restore_process *process, struct tracee_batch *batch, pid_t tid,
+			   const PendingSignals *signals, const ProcessTimers *timers);
 
 /* timer.c: makes POSIX timers (runs batches of its own); arms all timers (adds to a batch). */
 int restore_timer_create(struct restore_tree *tree, struct restore_process *process, const ProcessTimers *timers,
 			 struct error *error);
-void restore_timer_arm(struct tracee_batch *batch, const ProcessTimers *timers);
+void restore_timer_arm(struct restore_tree *tree, const struct restore_process *process, struct tracee_batch *batch,
+		       const ProcessTimers *timers);
+/* A timer on a clock that runs by itself, unlike those of CPU time. */
+bool restore_timer_is_steady(const PosixTimer *timer);
 
 /* creds.c: calls for the thread's own batch; the last ones in it that need privileges. */
 void restore_creds_read_own(struct restore_own_creds *own);

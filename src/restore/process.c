@@ -216,8 +216,12 @@ int restore_process_last(struct restore_tree *tree, struct restore_process *proc
 	tracee_batch_call(batch, SYS_prctl, PR_SET_DUMPABLE, messages.mm->dumpable == 1, 0, 0, 0);
 	r = restore_mm_seals(tree, process, batch, error);
 	if (r == 0) {
-		restore_timer_arm(batch, messages.core->tc->timers);
-		restore_signal_pending(batch, process->pid, 0, messages.core->tc->signals_s);
+		r = restore_signal_pending(process, batch, 0, messages.core->tc->signals_s, messages.core->tc->timers);
+		if (r < 0)
+			error_set_errno(error, r, "cannot finish PID %d", process->pid);
+	}
+	if (r == 0) {
+		restore_timer_arm(tree, process, batch, messages.core->tc->timers);
 		r = tracee_batch_run(process->tracee->threads.items[0], batch, tree->deadline, error);
 	}
 	tracee_batch_free(batch);

@@ -58,6 +58,7 @@ void restore_tree_free(struct restore_tree *tree)
 	}
 	array_for_each(process, &tree->processes) {
 		restore_mm_free((*process)->mm);
+		array_deinit(&(*process)->timers_due);
 		free(*process);
 	}
 	array_deinit(&tree->processes);
@@ -84,7 +85,9 @@ static int layout(struct restore_tree *tree, struct error *error)
 	int r;
 
 	restore_shared_begin(tree);
-	r = restore_job_read(tree, error);
+	r = restore_clocks_decide(tree->images, &tree->clocks, NULL, error);
+	if (r == 0)
+		r = restore_job_read(tree, error);
 	if (r == 0)
 		r = restore_files_prepare(tree, tree->images, error);
 	if (r == 0)

@@ -39,6 +39,7 @@
 #include "util/array.h"
 #include "util/error.h"
 #include "util/log.h"
+#include "util/timens.h"
 
 struct restore_files;  /* files.c: objects opened so far */
 struct restore_shared; /* shared-memory.c: shared memory objects */
@@ -65,6 +66,13 @@ struct restore_options {
 	enum restore_parentage parentage;
 };
 
+/* The clocks of the tree: clocks.c. */
+struct restore_clocks {
+	bool decided;                  /* the rest is set; once, by the first layout */
+	bool continuous;               /* they go on from what they showed on the source */
+	struct timens_offsets offsets; /* against the machine's clocks */
+};
+
 /* A process being built. */
 struct restore_process {
 	pid_t pid;
@@ -74,6 +82,7 @@ struct restore_process {
 	uint32_t files_id;              /* id of its IMAGE_FDINFO records */
 	bool created;                   /* by the last restore_tree_layout(): memory is the parent's copy */
 	bool kept;                      /* outlives its tracer */
+	ARRAY(uint32_t) timers_due;     /* numbers of POSIX timers whose signal is pending; owned */
 	bool stopped;                   /* was stopped by a signal on the source, and shall be again */
 };
 
@@ -94,6 +103,7 @@ struct restore_tree {
 	struct restore_host *host;             /* owned */
 	struct restore_ptys *ptys;             /* owned by pty.c, made anew by each layout; NULL when finished */
 	struct restore_job *job;               /* owned by job.c, made anew by each layout */
+	struct restore_clocks clocks;
 	bool finished;                         /* restore_tree_finish() succeeded */
 	bool kept;                             /* restore_tree_keep() succeeded */
 	bool running;                          /* restore_tree_go() let go: nothing is killed any more */

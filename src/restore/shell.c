@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -88,6 +89,7 @@ static int shell_program(int *ret_fd, struct error *error)
 struct shell_plan {
 	pid_t pid;
 	enum restore_parentage parentage;
+	const struct timens_offsets *clocks; /* of a time namespace of its own; borrowed, NULL: ours */
 	bool shares_session; /* becomes the leader of a group in our session, not of a session */
 	int program_fd;      /* borrowed, as those below */
 	int go_fd;           /* it waits here for a byte */
@@ -147,10 +149,39 @@ static int clone_here(const struct shell_plan *plan)
 	return r;
 }
 
+/* What a thread makes after this is in the time namespace; so it is a thread, or a process, for nothing else. */
+static int clone_with_clocks(const struct shell_plan *plan)
+{
+	int r = plan->clocks ? timens_unshare(plan->clocks) : 0;
+
+	return r < 0 ? r : clone_here(plan);
+}
+
+static void *clone_thread(void *plan)
+{
+	return (void *)(intptr_t)clone_with_clocks(plan); /* NOLINT(performance-no-int-to-ptr) */
+}
+
+/* By this program itself; by a thread of it if clocks are to be set. */
+static int clone_by_us(struct shell_plan *plan)
+{
+	pthread_t thread;
+	void *result;
+	int r;
+
+	if (!plan->clocks)
+		return clone_here(plan);
+	r = pthread_create(&thread, NULL, clone_thread, plan);
+	if (r != 0)
+		return -r;
+	pthread_join(thread, &result);
+	return (int)(intptr_t)result;
+}
+
 /* In the helper: makes the shell, reports, ends. */
 __attribute__((noreturn)) static void helper_main(const struct shell_plan *plan, int report_fd)
 {
-	int report = clone_here(plan);
+	int report = clone_with_clocks(plan);
 
 	(void)!write(report_fd, &report, sizeof(report));
 	_exit(0);
@@ -195,13 +226,13 @@ static int clone_by_helper(const struct shell_plan *plan, struct error *error)
 	return report < 0 ? clone_error(plan->pid, report, error) : 0;
 }
 
-static int shell_clone(const struct shell_plan *plan, struct error *error)
+static int shell_clone(struct shell_plan *plan, struct error *error)
 {
 	int r;
 
 	if (plan->parentage == RESTORE_DETACHED)
 		return clone_by_helper(plan, error);
-	r = clone_here(plan);
+	r = clone_by_us(plan);
 	return r < 0 ? clone_error(plan->pid, r, error) : 0;
 }
 
@@ -209,7 +240,7 @@ static int shell_clone(const struct shell_plan *plan, struct error *error)
  * A process that has just been reaped has left /proc some microseconds before its number is free (Linux 6.15 and later):
  * worth a few tries.
  */
-static int shell_clone_patiently(const struct shell_plan *plan, struct error *error)
+static int shell_clone_patiently(struct shell_plan *plan, struct error *error)
 {
 	const struct timespec pause = { .tv_nsec = 2000000 };
 	struct error attempt;
@@ -282,15 +313,20 @@ int restore_shell_create(struct restore_tree *tree, pid_t pid, bool shares_sessi
 			 struct error *error)
 {
 	struct shell_plan plan = { .pid = pid, .parentage = tree->options->parentage, .shares_session = shares_session };
+	struct timens_offsets own;
 	_cleanup_fd_ int program_fd = -1, go_read = -1, go_write = -1;
 	int64_t deadline = clock_deadline(SHELL_WAIT);
 	int pipe_fds[2], r;
 
 	if (tree->deadline < deadline)
 		deadline = tree->deadline;
-	r = shell_program(&program_fd, error);
+	r = timens_read(0, &own, error);
+	if (r == 0)
+		r = shell_program(&program_fd, error);
 	if (r < 0)
 		return r;
+	if (memcmp(&own, &tree->clocks.offsets, sizeof(own)) != 0)
+		plan.clocks = &tree->clocks.offsets;
 	if (pipe2(pipe_fds, O_CLOEXEC) < 0)
 		return error_set_errno(error, -errno, "cannot make a pipe");
 	go_read = pipe_fds[0];

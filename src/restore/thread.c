@@ -71,7 +71,8 @@ static void add_alt_stack(struct tracee_batch *batch, const AltStack *stack)
 	tracee_batch_call(batch, SYS_sigaltstack, tracee_batch_data(batch, &setting, sizeof(setting)), 0);
 }
 
-static void thread_batch(const struct thread_work *work, const struct restore_own_creds *own)
+static int thread_batch(struct restore_process *process, const struct thread_work *work,
+			const struct restore_own_creds *own, const ProcessTimers *timers)
 {
 	struct tracee_batch *batch = work->batch;
 	const CoreThread *core = work->core->thread_core;
@@ -90,7 +91,7 @@ static void thread_batch(const struct thread_work *work, const struct restore_ow
 	restore_creds(batch, own, core->creds, work->extra);
 	if (core->pdeath_sig)
 		tracee_batch_call(batch, SYS_prctl, PR_SET_PDEATHSIG, core->pdeath_sig);
-	restore_signal_pending(batch, work->thread->process->pid, work->thread->tid, core->signals_p);
+	return restore_signal_pending(process, batch, work->thread->tid, core->signals_p, timers);
 }
 
 static int thread_affinity(const struct thread_work *work, struct error *error)
@@ -271,16 +272,19 @@ int restore_threads_apply(struct restore_tree *tree, struct restore_process *pro
 	struct tracee_process *tracee = process->tracee;
 	size_t count = tracee->threads.count;
 	struct thread_work *works = calloc(count, sizeof(*works));
+	const ProcessTimers *timers = NULL;
 	int r = works ? 0 : error_set_errno(error, -ENOMEM, "cannot set up the threads of PID %d", process->pid);
 
 	for (size_t i = 0; r == 0 && i < count; i++)
 		r = work_begin(tree, &works[i], tracee->threads.items[i], error);
 	if (r == 0)
 		r = works_seccomp(tree, works, count, error);
+	if (r == 0 && works[0].core->tc)
+		timers = works[0].core->tc->timers;
 	for (size_t i = 0; r == 0 && i < count; i++) {
 		r = thread_scheduling(&works[i], error);
-		if (r == 0)
-			thread_batch(&works[i], &tree->host->creds);
+		if (r == 0 && thread_batch(process, &works[i], &tree->host->creds, timers) < 0)
+			r = error_set_errno(error, -ENOMEM, "cannot set up thread %d", works[i].thread->tid);
 	}
 	if (r == 0)
 		r = works_run(tree, tracee, works, error);

@@ -2,6 +2,9 @@
 /*
  * Timers. A POSIX timer has to get the number that it had: PR_TIMER_CREATE_RESTORE_IDS (6.15) lets timer_create(2) take a
  * number; older kernels count up, so numbers in between are made and deleted again.
+ *
+ * They go on as if there had been no move: what has passed for the tree since they were looked at counts (clocks.c), and one
+ * that has run out meanwhile does so once, when it is armed. The signal waits until the process runs.
  */
 #include <errno.h>
 #include <signal.h>
@@ -12,6 +15,7 @@
 #include <time.h>
 
 #include "parts.h"
+#include "util/clock.h"
 
 #ifndef PR_TIMER_CREATE_RESTORE_IDS
 #define PR_TIMER_CREATE_RESTORE_IDS 77
@@ -128,36 +132,104 @@ int restore_timer_create(struct restore_tree *tree, struct restore_process *proc
 	return r < 0 ? error_wrap(error, r, "cannot make the timers of PID %d", process->pid) : 0;
 }
 
-static void arm_interval(struct tracee_batch *batch, int which, const IntervalTimer *timer)
+/* ---- arming */
+
+static struct timespec to_timespec(int64_t ns)
 {
-	struct itimerval setting = {
-		.it_interval = { .tv_sec = (time_t)timer->isec, .tv_usec = (suseconds_t)timer->iusec },
-		.it_value = { .tv_sec = (time_t)timer->vsec, .tv_usec = (suseconds_t)timer->vusec },
-	};
+	return (struct timespec){ .tv_sec = ns / CLOCK_S, .tv_nsec = ns % CLOCK_S };
+}
+
+static struct timeval to_timeval(int64_t us)
+{
+	return (struct timeval){ .tv_sec = us / 1000000, .tv_usec = us % 1000000 };
+}
+
+/* `elapsed` ns have passed on its clock. */
+static void arm_interval(struct tracee_batch *batch, int which, const IntervalTimer *timer, int64_t elapsed)
+{
+	int64_t interval = (int64_t)timer->isec * 1000000 + (int64_t)timer->iusec;
+	int64_t left = (int64_t)timer->vsec * 1000000 + (int64_t)timer->vusec;
+	struct itimerval setting = { .it_interval = to_timeval(interval) };
 
 	/* With an interval and no time left its signal is pending, and taking that would set it going again. */
-	if (!timer->vsec && !timer->vusec)
-		setting.it_value = setting.it_interval;
-	if (setting.it_value.tv_sec || setting.it_value.tv_usec)
+	if (left == 0)
+		left = interval;
+	else
+		left = left > elapsed / 1000 ? left - elapsed / 1000 : 1;
+	setting.it_value = to_timeval(left);
+	if (left)
 		tracee_batch_call(batch, SYS_setitimer, which, tracee_batch_data(batch, &setting, sizeof(setting)), 0);
 }
 
-void restore_timer_arm(struct tracee_batch *batch, const ProcessTimers *timers)
+bool restore_timer_is_steady(const PosixTimer *timer)
 {
-	arm_interval(batch, ITIMER_REAL, timers->real);
-	arm_interval(batch, ITIMER_VIRTUAL, timers->virt);
-	arm_interval(batch, ITIMER_PROF, timers->prof);
-	for (size_t i = 0; i < timers->n_posix; i++) {
-		const PosixTimer *timer = timers->posix[i];
-		struct itimerspec setting = {
-			.it_interval = { .tv_sec = (time_t)timer->isec, .tv_nsec = (long)timer->insec },
-			.it_value = { .tv_sec = (time_t)timer->vsec, .tv_nsec = (long)timer->vnsec },
-		};
-
-		if (!timer->vsec && !timer->vnsec)
-			setting.it_value = setting.it_interval;
-		if (setting.it_value.tv_sec || setting.it_value.tv_nsec)
-			tracee_batch_call(batch, SYS_timer_settime, timer->it_id, 0,
-					  tracee_batch_data(batch, &setting, sizeof(setting)), 0);
+	switch ((int32_t)timer->clock_id) {
+	case CLOCK_REALTIME:
+	case CLOCK_MONOTONIC:
+	case CLOCK_BOOTTIME:
+	case CLOCK_REALTIME_ALARM:
+	case CLOCK_BOOTTIME_ALARM:
+	case CLOCK_TAI:
+		return true;
+	default:
+		return false;
 	}
+}
+
+/* What the clock of a timer showed when its time left was read; 0: its clock does not go on from there. */
+static int64_t reading_of(const struct restore_tree *tree, const ProcessTimers *timers, const PosixTimer *timer)
+{
+	if (!tree->clocks.continuous || !timers->has_monotonic || !timers->has_boottime)
+		return 0;
+	if (timer->clock_id == CLOCK_MONOTONIC)
+		return (int64_t)timers->monotonic;
+	return timer->clock_id == CLOCK_BOOTTIME || timer->clock_id == CLOCK_BOOTTIME_ALARM ? (int64_t)timers->boottime : 0;
+}
+
+/*
+ * To a point in time where the clock goes on: if that has passed, the timer runs out at once, and the kernel counts what it has
+ * missed. On the wall clock, on which two hosts may differ, it is the time left that counts, less what has passed.
+ */
+static void arm_posix(const struct restore_tree *tree, struct tracee_batch *batch, const ProcessTimers *timers,
+		      const PosixTimer *timer, bool due)
+{
+	int64_t left = (int64_t)timer->vsec * CLOCK_S + (int64_t)timer->vnsec;
+	int64_t interval = (int64_t)timer->isec * CLOCK_S + (int64_t)timer->insec;
+	int64_t reading = reading_of(tree, timers, timer), elapsed = 0;
+	struct itimerspec setting = { .it_interval = to_timespec(interval) };
+
+	if (left == 0 && !due)
+		left = interval;
+	if (left == 0 && !due)
+		return;
+	if (restore_timer_is_steady(timer) && timers->has_monotonic)
+		elapsed = restore_clocks_elapsed(tree, timers->monotonic);
+	if (due) /* it ran out before the time left now began */
+		left = interval ? left - interval : 0;
+	left += reading ? reading : -elapsed;
+	if (left <= 0)
+		left = 1;
+	setting.it_value = to_timespec(left);
+	tracee_batch_call(batch, SYS_timer_settime, timer->it_id, reading ? TIMER_ABSTIME : 0,
+			  tracee_batch_data(batch, &setting, sizeof(setting)), 0);
+}
+
+static bool is_due(const struct restore_process *process, uint32_t id)
+{
+	array_for_each(due, &process->timers_due)
+		if (*due == id)
+			return true;
+	return false;
+}
+
+void restore_timer_arm(struct restore_tree *tree, const struct restore_process *process, struct tracee_batch *batch,
+		       const ProcessTimers *timers)
+{
+	int64_t elapsed = timers->has_monotonic ? restore_clocks_elapsed(tree, timers->monotonic) : 0;
+
+	arm_interval(batch, ITIMER_REAL, timers->real, elapsed);
+	arm_interval(batch, ITIMER_VIRTUAL, timers->virt, 0);
+	arm_interval(batch, ITIMER_PROF, timers->prof, 0);
+	for (size_t i = 0; i < timers->n_posix; i++)
+		arm_posix(tree, batch, timers, timers->posix[i], is_due(process, timers->posix[i]->it_id));
 }

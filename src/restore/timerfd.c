@@ -2,11 +2,9 @@
 /*
  * timerfd_create(2).
  *
- * A timer goes on as if no move had been: the time that has passed since it was looked at (by the
- * wall clock, which two hosts are expected to agree on) is taken off, and expirations that fell
- * into it are counted. A timer of the wall clock that was set to a point in time keeps that point.
- * A clock that seems to have gone backwards, or by more than an hour, is not believed: then no time
- * has passed.
+ * A timer goes on as if no move had been: the time that has passed for the tree since it was looked
+ * at (clocks.c) is taken off, and expirations that fell into it are counted. A timer of the wall
+ * clock that was set to a point in time keeps that point.
  */
 #include <errno.h>
 #include <stdbool.h>
@@ -15,25 +13,13 @@
 #include <time.h>
 
 #include "restore/file-kind.h"
+#include "restore/parts.h"
 
 #ifndef TFD_IOC_SET_TICKS
 #define TFD_IOC_SET_TICKS _IOW('T', 0, uint64_t)
 #endif
 
-#define SECOND	     INT64_C(1000000000)
-#define BELIEVED_MAX (3600 * SECOND)
-
-static int64_t elapsed_since(const TimerFd *message)
-{
-	struct timespec now;
-	int64_t elapsed;
-
-	if (!message->has_taken)
-		return 0;
-	clock_gettime(CLOCK_REALTIME, &now);
-	elapsed = (int64_t)now.tv_sec * SECOND + now.tv_nsec - (int64_t)message->taken;
-	return elapsed < 0 || elapsed > BELIEVED_MAX ? 0 : elapsed;
-}
+#define SECOND INT64_C(1000000000)
 
 static struct timespec to_timespec(int64_t ns)
 {
@@ -41,13 +27,12 @@ static struct timespec to_timespec(int64_t ns)
 }
 
 /* Fills in what to set, and the expirations by now. */
-static void plan(const TimerFd *message, struct itimerspec *setting, int *ret_flags,
+static void plan(const TimerFd *message, int64_t elapsed, struct itimerspec *setting, int *ret_flags,
 		 uint64_t *ret_ticks)
 {
 	int64_t left = (int64_t)message->vsec * SECOND + (int64_t)message->vnsec;
 	int64_t interval = (int64_t)message->isec * SECOND + (int64_t)message->insec;
 	bool wall = message->clockid == CLOCK_REALTIME || message->clockid == CLOCK_REALTIME_ALARM;
-	int64_t elapsed = elapsed_since(message);
 
 	*ret_ticks = message->ticks;
 	*ret_flags = 0;
@@ -82,7 +67,7 @@ static int open_timerfd(struct restore_tree *tree, struct restore_file *file, st
 	if (file->fd < 0)
 		return error_set_errno(error, -errno, "timerfd_create for clock %u",
 				       message->clockid);
-	plan(message, &setting, &flags, &ticks);
+	plan(message, message->has_monotonic ? restore_clocks_elapsed(tree, message->monotonic) : 0, &setting, &flags, &ticks);
 	if (timerfd_settime(file->fd, flags, &setting, NULL) < 0)
 		return error_set_errno(error, -errno, "timerfd_settime");
 	if (ticks > 0 && ioctl(file->fd, TFD_IOC_SET_TICKS, &ticks) < 0) {

@@ -202,7 +202,8 @@ int tracee_thread_get_robust_list(struct tracee_thread *thread, uint64_t *ret_he
 
 /*
  * A filter of seccomp(2) of the thread, by its place in the order in which they were installed: instructions, into room for
- * BPF_MAXINSNS of them, and flags (SECCOMP_FILTER_FLAG_LOG). -ENOENT, without a sentence: there are no more. -EINVAL: the thread is in no filter mode.
+ * BPF_MAXINSNS of them, and flags (SECCOMP_FILTER_FLAG_LOG). -ENOENT, without a sentence: there are no more. -EINVAL: the
+ * thread is in no filter mode.
  */
 struct sock_filter;
 int tracee_thread_get_filter(struct tracee_thread *thread, uint32_t index, struct sock_filter *filter,

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What belongs to a process or thread beyond memory and files, where a victim cannot see for itself that it is right."""
 import json
+import os
+import pathlib
 import shutil
 import subprocess
+import time
 
 import pytest
-from checkpoint import Place, dump
-from pagestream import PageServer, send
+from checkpoint import Place, dump, restore, wait_gone
+from hosts import victim_path, wait_until
+from pagestream import PageServer, send, send_start, stop_at
+from refusal import Unharmed
 
 LOG = 2  # SECCOMP_FILTER_FLAG_LOG
 
@@ -36,3 +41,112 @@ def test_seccomp_flags(two_hosts, keys, start_victim, place):
     filters = crit(directory, "seccomp.img")[0]["seccomp_filters"]
     assert [(one.get("prev"), one.get("flags", 0)) for one in filters] == [(None, 0), (0, LOG), (1, 0)], filters
     victim.check(b)
+
+
+# Clocks
+
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+DAY = 86400
+
+
+def shifted(monotonic, boottime):
+    """A command in front of another: in a time namespace."""
+    return ["unshare", "-T", "--monotonic", str(monotonic), "--boottime", str(boottime), "--"]
+
+
+def new_machine(host, tmp_path, name):
+    """The host takes itself for a machine of its own: only its boot id tells."""
+    path = tmp_path / f"boot-{name}"
+    path.write_text(f"{name * 8}-0000-4000-8000-{name * 12}\n")
+    host.run(["mount", "--bind", path, BOOT_ID])
+
+
+def offsets(host, pid):
+    """(monotonic, boottime) of a process against the machine's clocks, in s."""
+    lines = (host.proc(pid) / "timens_offsets").read_text().splitlines()
+    return tuple(int(line.split()[1]) + int(line.split()[2]) / 1e9 for line in lines)
+
+
+# Clocks of the source's host; then of the programs that move, on each side. Against the machine's, monotonic and boottime.
+@pytest.mark.parametrize("machines,clocks,sender,server", [
+    ("one", (100 * DAY, 200 * DAY), None, None),
+    ("one", (-600, -500), (DAY, 2 * DAY), (-300, 5)),
+    ("two", (100 * DAY, 200 * DAY), None, None),
+    ("two", (-600, -500), None, None),
+    ("two", (100 * DAY, -500), (DAY, 2 * DAY), (-300, 5)),
+], ids=["one", "one-movers", "ahead", "behind", "movers"])
+def test_clocks(two_hosts, keys, start_victim, tmp_path, machines, clocks, sender, server):
+    """From a host with other clocks, and back; by a program that is in a time namespace itself, too."""
+    a, b, _ = two_hosts
+    if machines == "two":
+        new_machine(b, tmp_path, "b")
+    prefix = shifted(*server) if server else ()
+    with PageServer(a, keys) as on_a, PageServer(b, keys, prefix=prefix) as on_b:
+        victim = start_victim(a, "clocks", command=[*shifted(*clocks), victim_path("clocks")])
+        victim.check(a)
+        for source, target, page_server in ((a, b, on_b), (b, a, on_a)):
+            before = offsets(source, victim.pid)
+            result = send(source, page_server, victim.pid, prefix=shifted(*sender) if sender else ())
+            assert result.status == 0, result.text()
+            victim.host = target
+            victim.check(target)
+            assert int(victim.note["jump_ms"]) < 10_000, victim.note
+            after = offsets(target, victim.pid)
+            # On another machine the clocks may go ahead by what an answer takes.
+            slack = 0 if machines == "one" else 5
+            assert all(0 <= now - then <= slack for now, then in zip(after, before)), (before, after)
+
+
+@pytest.mark.parametrize("point", ["stopped", "hand-over"])
+def test_timers_run_out_meanwhile(two_hosts, keys, start_victim, point):
+    """The tree stands still for longer than its timers have left: before they are looked at, or after that."""
+    a, b, _ = two_hosts
+    victim = start_victim(a, "clocks", "1500")
+    victim.check(a)
+    with PageServer(b, keys) as server:
+        job = send_start(a, server, victim.pid, env=stop_at(point))
+        job.wait_stopped()
+        end = time.monotonic() + 1.6
+        wait_until(lambda: time.monotonic() > end, 5, "the time of the timers")
+        job.go_on()
+        assert job.wait().status == 0, job.text()
+    victim.check(b)
+    assert int(victim.note["late_ms"]) < 700, victim.note
+
+
+def test_same_clocks(two_hosts, keys, start_victim):
+    """Nothing is done where nothing differs."""
+    a, b, _ = two_hosts
+    victim = start_victim(a, "clocks")
+    with PageServer(b, keys) as server:
+        result = send(a, server, victim.pid)
+    assert result.status == 0, result.text()
+    victim.check(b)
+    assert os.readlink(b.proc(victim.pid) / "ns/time") == os.readlink("/proc/self/ns/time")
+
+
+@pytest.mark.parametrize("words", [("-d",), ("-d", "-S")], ids=["detached", "sibling"])
+def test_checkpoint_from_elsewhere(two_hosts, start_victim, tmp_path, place, words):
+    """A checkpoint goes on from the time of its dump."""
+    a, b, _ = two_hosts
+    new_machine(b, tmp_path, "b")
+    victim = start_victim(a, "clocks", command=[*shifted(100 * DAY, 200 * DAY), victim_path("clocks")])
+    victim.check(a)
+    before = offsets(a, victim.pid)
+    directory = place.make()
+    dump(a, place, victim.pid, directory)
+    wait_gone(a, [victim.pid])
+    restore(b, place, directory, *words[1:])
+    victim.check(b)
+    assert all(-60 < now - then <= 0 for now, then in zip(offsets(b, victim.pid), before))
+
+
+def test_time_of_a_part(two_hosts, keys, page_server, tmp_path):
+    """Two clocks in one tree."""
+    a, b, _ = two_hosts
+    pid = a.spawn_daemon(["/bin/sh", "-c", " ".join([*shifted(5, 5), "sleep", "1000"]) + "; :"])
+    wait_until(lambda: any(pathlib.Path(a.proc(one) / "comm").read_text() == "sleep\n" for one in a.tree(pid)), 10, "a child")
+    with Unharmed(a, b, None, page_server) as watch:
+        watch.refused(send(a, page_server, pid, state_dir=watch.state), "namespace time", "only a whole tree")
+    for one in a.tree(pid):
+        a.kill(one)
