@@ -156,6 +156,7 @@ int checkpoint_restore(const struct checkpoint_restore_options *options, const s
 
 	*summary = (struct checkpoint_summary){ 0 };
 	checkpoint.restore = options->restore;
+	checkpoint.restore.checkpoint = true;
 	r = image_directory_open(options->path, &checkpoint.directory, error);
 	note_time(&checkpoint, "opened");
 	if (r == 0)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Content that is only reached through descriptors - memfds and deleted files that nobody has mapped - found while the
+ * Content that is only reached through descriptors - memfds, deleted files and files in memory that nobody has mapped - found while the
  * tree runs, so that it can be sent before the freeze. Descriptors are described at the freeze; here only their links are
  * read, and only those that have content of that kind are fetched.
  *
@@ -35,12 +35,15 @@ static int look_at(struct dump_context *ctx, struct dump_process *process, int n
 		return 0;
 	if (dump_shared_is(link))
 		return dump_shared_memfd(ctx, fd, link, &id, error);
-	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_nlink > 0)
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || fcntl(fd, F_GETFL) & O_PATH)
+		return 0;
+	if (st.st_nlink > 0 && !dump_memory_file_is(&(struct dump_regular){ .fd = fd, .st = &st, .link = link }))
 		return 0;
 	return dump_deleted_ahead(ctx, process, fd, link, &st, error);
 }
 
-static int look_at_process(struct dump_context *ctx, struct dump_process *process, struct error *error)
+static int look_at_process(struct dump_context *ctx, struct dump_process *process, const struct dump_memory_mounts *mounts,
+			   struct error *error)
 {
 	int dir_fd = openat(process->proc_fd, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	_cleanup_dir_ DIR *dir = dir_fd >= 0 ? fdopendir(dir_fd) : NULL;
@@ -54,7 +57,7 @@ static int look_at_process(struct dump_context *ctx, struct dump_process *proces
 		char link[DUMP_LINK_MAX];
 
 		if (fdio_readlink(dirfd(dir), entry->d_name, link, sizeof(link)) >= 0 &&
-		    (dump_shared_is(link) || dump_link_is_deleted(link)))
+		    (dump_shared_is(link) || dump_link_is_deleted(link) || dump_memory_file_may_be(mounts, link)))
 			r = look_at(ctx, process, atoi(entry->d_name), link, error);
 	}
 	return r < 0 ? error_wrap(error, r, "PID %d", process->pid) : 0;
@@ -62,10 +65,12 @@ static int look_at_process(struct dump_context *ctx, struct dump_process *proces
 
 int dump_files_ahead(struct dump_context *ctx, struct error *error)
 {
-	int r = 0;
+	struct dump_memory_mounts mounts = { 0 };
+	int r = dump_memory_mounts_read(&mounts, error);
 
 	array_for_each(process, &ctx->processes)
 		if (r == 0 && !dump_table_seen(ctx, *process))
-			r = look_at_process(ctx, *process, error);
+			r = look_at_process(ctx, *process, &mounts, error);
+	dump_memory_mounts_deinit(&mounts);
 	return r;
 }

@@ -253,6 +253,7 @@ struct dump_regular {
 	const char *what;	      /* for blockers: "fd 7" */
 	bool may_change;	      /* open for writing */
 	bool mapped_writable;	      /* mapped shared, and may be written there */
+	bool private_map;	      /* mapped private */
 	bool program;		      /* may be an ELF file: compare build-ids */
 	bool path_only;		      /* opened with O_PATH: its content does not matter */
 };
@@ -263,15 +264,28 @@ int dump_regular_add(struct dump_context *ctx, const struct dump_regular *file,
 /* Does the link end as that of a deleted file does? It may as well be the name. */
 bool dump_link_is_deleted(const char *name);
 /*
- * regular-file.c: the records of a deleted file that is open, while the tree runs: under an id of its own, as for a mapping.
+ * regular-file.c: the records of a deleted file, or of one in memory, that is open, while the tree runs: under an id of its
+ * own, as for a mapping.
  * `fd` is our descriptor of it, `link` what /proc says.
  */
 int dump_deleted_ahead(struct dump_context *ctx, struct dump_process *process, int fd, const char *link,
 		       const struct stat *st, struct error *error);
 
-/* ghost.c: adds IMAGE_REMAP_PATH for `file_id` and, once an image set, the deleted file itself. */
-int dump_ghost_add(struct dump_context *ctx, const struct dump_regular *file, uint32_t file_id,
+/*
+ * ghost.c: adds IMAGE_REMAP_PATH for `file_id` and, once an image set, the deleted file itself; or one in memory, of which
+ * `path` is the name (else NULL).
+ */
+int dump_ghost_add(struct dump_context *ctx, const struct dump_regular *file, const char *path, uint32_t file_id,
 		   bool *ret_added, struct error *error);
+/* memory-file.c: a file with one name, on a file system that is in memory only. */
+bool dump_memory_file_is(const struct dump_regular *file);
+/* Where file systems are mounted that are in memory only; whether a path may lead there. */
+struct dump_memory_mounts {
+	ARRAY(char *) points; /* owned; with a slash at the end */
+};
+int dump_memory_mounts_read(struct dump_memory_mounts *ret, struct error *error);
+bool dump_memory_file_may_be(const struct dump_memory_mounts *mounts, const char *path);
+void dump_memory_mounts_deinit(struct dump_memory_mounts *mounts);
 
 /*
  * socket-options.c: the options of the socket `fd`, without those that a new socket has anyway.

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Deleted files, whose content travels along.
+ * Deleted files, and files in memory (memory-file.c), whose content travels along.
  *
  * Model. A ghost is an inode without a name. However many descriptors and mappings lead to it, it is one IMAGE_GHOST_FILE
  * record, and one object of shared-memory.c: its content travels as pages of that object, from the first round on.
  *
- * Failure modes: over the limit of dump_options.ghost_limit it is a blocker.
+ * Failure modes: a deleted file over the limit of dump_options.ghost_limit it is a blocker.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -13,6 +13,7 @@
 #include "dump/file-kind.h"
 #include "dump/shared-memory.h"
 #include "ghost-file.pb-c.h"
+#include "image/journal.h"
 
 #define GHOST_LIMIT_DEFAULT (UINT64_C(1) << 30)
 
@@ -21,7 +22,18 @@ static int add_record(struct dump_context *ctx, const struct dump_regular *file,
 {
 	GhostTime accessed = GHOST_TIME__INIT, modified = GHOST_TIME__INIT;
 	GhostFile message = GHOST_FILE__INIT;
+	char boot_id[JOURNAL_BOOT_ID_MAX];
 
+	if (object->path) {
+		int r = journal_boot_id(boot_id, error);
+
+		if (r < 0)
+			return r;
+		message.path = object->path;
+		message.boot_id = boot_id;
+		message.has_full_dev = true;
+		message.full_dev = object->dev;
+	}
 	message.uid = object->uid;
 	message.gid = object->gid;
 	message.mode = file->st->st_mode;
@@ -40,7 +52,7 @@ static int add_record(struct dump_context *ctx, const struct dump_regular *file,
 	return image_set_add(ctx->images, IMAGE_GHOST_FILE, object->id, &message.base, error);
 }
 
-int dump_ghost_add(struct dump_context *ctx, const struct dump_regular *file, uint32_t file_id,
+int dump_ghost_add(struct dump_context *ctx, const struct dump_regular *file, const char *path, uint32_t file_id,
 		   bool *ret_added, struct error *error)
 {
 	uint64_t limit = ctx->options->ghost_limit ? ctx->options->ghost_limit : GHOST_LIMIT_DEFAULT;
@@ -49,7 +61,7 @@ int dump_ghost_add(struct dump_context *ctx, const struct dump_regular *file, ui
 	bool is_new;
 	int r;
 
-	if ((uint64_t)file->st->st_size > limit) {
+	if (!path && (uint64_t)file->st->st_size > limit) {
 		char cause[128];
 
 		snprintf(cause, sizeof(cause), "it is deleted, and with %llu bytes over the limit of %llu for such files",
@@ -59,7 +71,7 @@ int dump_ghost_add(struct dump_context *ctx, const struct dump_regular *file, ui
 				 file->what, file->link);
 		return 0;
 	}
-	r = dump_shared_ghost(ctx, file->fd, file->link, file->may_change, &object, &is_new, error);
+	r = dump_shared_ghost(ctx, file->fd, file->link, path, file->may_change, &object, &is_new, error);
 	if (r == 0 && is_new)
 		r = add_record(ctx, file, object, error);
 	if (r < 0)

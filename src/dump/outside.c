@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Who else uses the shared memory and the deleted files of the tree. A copy of them moves: what a process outside of the
+ * Who else uses the shared memory, the deleted files and the files in memory of the tree. A copy of them moves: what a process outside of the
  * tree writes afterwards, or what the tree writes, the other one never sees. So that is a blocker.
  *
  * All mappings and descriptors of all processes are looked through, at preflight only: it takes some 50 us a process.
@@ -22,6 +22,7 @@
 #include "dump/parts.h"
 #include "dump/shared-memory.h"
 #include "dump/sysv.h"
+#include "ghost-file.pb-c.h"
 #include "util/cleanup.h"
 #include "util/fdio.h"
 
@@ -29,19 +30,45 @@ struct look {
 	struct dump_context *ctx;
 	pid_t pid;
 	int proc_fd; /* /proc/PID */
+	int failed;  /* no memory */
 };
 
-static bool has_such_a_name(const char *name)
+static bool has_such_a_name(const struct look *look, const char *name)
 {
-	return dump_shared_is(name) || dump_link_is_deleted(name);
+	if (dump_shared_is(name) || dump_link_is_deleted(name))
+		return true;
+	for (size_t i = 0; name[0] == '/' && i < dump_shared_count(look->ctx); i++) {
+		const struct dump_shared_object *object = dump_shared_get(look->ctx, i);
+
+		if (object->present && object->path && strcmp(object->path, name) == 0)
+			return true;
+	}
+	return false;
 }
 
-static void block(const struct look *look, const struct dump_shared_object *object, const char *name)
+/* Of a file in memory no copy is made if the target has the very same one, so that decides. */
+static void note_user(struct look *look, const struct dump_shared_object *object, const char *comm)
+{
+	MemoryFileUser message = MEMORY_FILE_USER__INIT;
+	char who[64];
+
+	snprintf(who, sizeof(who), "PID %d (%s)", look->pid, comm);
+	message.id = object->id;
+	message.who = who;
+	if (look->failed == 0)
+		look->failed = image_set_add(look->ctx->images, IMAGE_MEMORY_FILE_USER, 0, &message.base, NULL);
+}
+
+static void block(struct look *look, const struct dump_shared_object *object, const char *name)
 {
 	struct procfs_stat stat = { .comm = "?" };
 	char cause[160];
 
 	(void)procfs_read_stat(look->pid, &stat, NULL);
+	if (object->path) {
+		note_user(look, object, stat.comm);
+		return;
+	}
 	snprintf(cause, sizeof(cause), "PID %d (%s), which is not in the tree, uses it, too", look->pid, stat.comm);
 	dump_blocker_add(look->ctx, 0, object->ghost ? "descriptor" : "mapping", cause,
 			 "move a tree that has all of its users, or end that process", "%s of %llu bytes", name,
@@ -58,7 +85,7 @@ static bool has_our_ipc(const struct look *look)
 }
 
 /* `writes`: the other process may write through this use of it. */
-static void compare(const struct look *look, const struct stat *info, bool writes, const char *name)
+static void compare(struct look *look, const struct stat *info, bool writes, const char *name)
 {
 	for (size_t i = 0; i < dump_shared_count(look->ctx); i++) {
 		const struct dump_shared_object *object = dump_shared_get(look->ctx, i);
@@ -70,7 +97,7 @@ static void compare(const struct look *look, const struct stat *info, bool write
 	}
 }
 
-static void look_at_maps(const struct look *look)
+static void look_at_maps(struct look *look)
 {
 	struct procfs_maps maps;
 
@@ -81,7 +108,7 @@ static void look_at_maps(const struct look *look)
 		struct stat info;
 
 		/* A private mapping is a look at what was there at some time anyway. */
-		if (!map->shared || !map->name || !has_such_a_name(map->name))
+		if (!map->shared || !map->name || !has_such_a_name(look, map->name))
 			continue;
 		snprintf(path, sizeof(path), "map_files/%llx-%llx", (unsigned long long)map->start,
 			 (unsigned long long)map->end);
@@ -91,7 +118,7 @@ static void look_at_maps(const struct look *look)
 	procfs_maps_deinit(&maps);
 }
 
-static void look_at_descriptors(const struct look *look)
+static void look_at_descriptors(struct look *look)
 {
 	int fd = openat(look->proc_fd, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	_cleanup_dir_ DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
@@ -102,7 +129,7 @@ static void look_at_descriptors(const struct look *look)
 		struct stat info, mode;
 
 		/* The mode of the link is the one that it is open with. */
-		if (fdio_readlink(dirfd(dir), entry->d_name, link, sizeof(link)) == 0 && has_such_a_name(link) &&
+		if (fdio_readlink(dirfd(dir), entry->d_name, link, sizeof(link)) == 0 && has_such_a_name(look, link) &&
 		    fstatat(dirfd(dir), entry->d_name, &info, 0) == 0 &&
 		    fstatat(dirfd(dir), entry->d_name, &mode, AT_SYMLINK_NOFOLLOW) == 0)
 			compare(look, &info, mode.st_mode & S_IWUSR, link);
@@ -132,6 +159,8 @@ int dump_outside_check(struct dump_context *ctx, struct error *error)
 			continue;
 		look_at_maps(&look);
 		look_at_descriptors(&look);
+		if (look.failed)
+			return error_set_errno(error, look.failed, "cannot note who else uses files in memory");
 	}
 	/* Those that cannot be seen from here. */
 	return ctx->blockers.list.count == before ? dump_sysv_attachments(ctx, error) : 0;

@@ -258,7 +258,7 @@ static int add_unnamed(struct dump_context *ctx, const struct dump_regular *file
 		      "create it again and let the program open it again");
 		return 0;
 	}
-	return dump_ghost_add(ctx, file, message->id, ret_added, error);
+	return dump_ghost_add(ctx, file, NULL, message->id, ret_added, error);
 }
 
 int dump_regular_add(struct dump_context *ctx, const struct dump_regular *file,
@@ -294,7 +294,10 @@ int dump_regular_add(struct dump_context *ctx, const struct dump_regular *file,
 		message->has_size = 1;
 		message->size = (uint64_t)file->st->st_size;
 	}
-	if (named) {
+	if (named && dump_memory_file_is(file)) {
+		added = false;
+		r = dump_ghost_add(ctx, file, name, message->id, &added, error);
+	} else if (named) {
 		r = add_check(ctx, file, message, words, error);
 	} else {
 		added = false;
@@ -359,7 +362,8 @@ enum {
 	VARIANT_WRITABLE = 1 << 0, /* open for reading and writing */
 	VARIANT_DELETED = 1 << 1,  /* /proc says so */
 	VARIANT_LINK = 1 << 2,	   /* exe, cwd or root */
-	VARIANT_AHEAD = 1 << 3,	   /* a deleted file that is open, in the rounds */
+	VARIANT_AHEAD = 1 << 3,	   /* a deleted file, or one in memory, that is open, in the rounds */
+	VARIANT_SHARED = 1 << 4,   /* mapped shared */
 };
 
 /* Adds the record of a file that is no descriptor, once an image set; the id stays. */
@@ -421,6 +425,7 @@ int dump_file_map(struct dump_context *ctx, struct dump_process *process,
 			return error_set_errno(error, -errno, "PID %d: %s", process->pid, path);
 		variant |= st.st_mode & S_IWUSR ? VARIANT_WRITABLE : 0;
 	}
+	variant |= map->shared ? VARIANT_SHARED : 0;
 	known = dump_inodes_find(&ctx->files->mapped, dev, map->inode, variant);
 	if (known && known->added) {
 		*ret_file_id = known->id;
@@ -439,6 +444,7 @@ int dump_file_map(struct dump_context *ctx, struct dump_process *process,
 	file.link = link;
 	file.what = what;
 	file.may_change = file.mapped_writable = variant & VARIANT_WRITABLE;
+	file.private_map = !map->shared;
 	return add_inode(ctx, &file, dev, map->inode, variant,
 			 variant & VARIANT_WRITABLE ? O_RDWR : O_RDONLY, ret_file_id, error);
 }
@@ -447,7 +453,7 @@ int dump_file_link(struct dump_context *ctx, struct dump_process *process, const
 		   uint32_t *ret_file_id, struct error *error)
 {
 	struct dump_regular file = {
-		.process = process, .kind = "link", .what = name, .program = true
+		.process = process, .kind = "link", .what = name, .program = true, .private_map = true
 	};
 	char link[DUMP_LINK_MAX];
 	const struct dump_inode *known;

@@ -201,7 +201,7 @@ static int shared_take(struct dump_context *ctx, int fd, const char *name, uint3
 	return r;
 }
 
-int dump_shared_ghost(struct dump_context *ctx, int fd, const char *name, bool written,
+int dump_shared_ghost(struct dump_context *ctx, int fd, const char *name, const char *path, bool written,
 		      const struct dump_shared_object **ret, bool *ret_new, struct error *error)
 {
 	struct dump_shared_object *object;
@@ -210,6 +210,12 @@ int dump_shared_ghost(struct dump_context *ctx, int fd, const char *name, bool w
 	if (r < 0)
 		return r;
 	*ret_new = !object->present;
+	if (*ret_new) {
+		free(object->path);
+		object->path = path ? strdup(path) : NULL;
+		if (path && !object->path)
+			return error_set_errno(error, -ENOMEM, "cannot keep a shared memory object");
+	}
 	object->written = written || (object->present && object->written);
 	object->present = true;
 	*ret = object;
@@ -283,6 +289,7 @@ void dump_shared_free(struct dump_shared *shared)
 	array_for_each(object, &shared->objects) {
 		object_close(object);
 		free(object->name);
+		free(object->path);
 	}
 	array_deinit(&shared->objects);
 	free(shared);

@@ -22,7 +22,8 @@ struct dump_shared_object {
 	uint64_t size;     /* bytes, as in its record of the last image set */
 	int fd;            /* readable, for pread(2) and SEEK_DATA; owned by the context; -1: gone for good */
 	bool ghost;        /* a deleted file: its record is an IMAGE_GHOST_FILE with that id */
-	bool written;      /* deleted files: the tree has it open for writing, or mapped so */
+	char *path;        /* a ghost that is not deleted, but a file in memory: its name; owned */
+	bool written;      /* ghosts: the tree has it open for writing, or mapped so */
 	bool memfd;        /* made by memfd_create(2), not by an anonymous shared mapping */
 	bool sysv;         /* a segment of System V shared memory: the inode number is its id */
 	bool present;      /* has a record in the last image set */
@@ -47,10 +48,10 @@ int dump_shared_map(struct dump_context *ctx, struct dump_process *process, cons
 int dump_shared_memfd(struct dump_context *ctx, int fd, const char *name, uint32_t *ret_id, struct error *error);
 
 /*
- * The object of a deleted file; `fd` is any descriptor of it, O_PATH too, and stays the caller's. `written`: this use of it
- * may write. `ret_new`: this image set has no record of it yet, the caller adds it. `ret` is valid until the next call.
+ * The object of a deleted file, or of a file in memory, of which `path` is the name (else NULL); `fd` is any descriptor of it,
+ * O_PATH too, and stays the caller's. `written`: this use of it may write. `ret_new`: this image set has no record of it yet, the caller adds it. `ret` is valid until the next call.
  */
-int dump_shared_ghost(struct dump_context *ctx, int fd, const char *name, bool written,
+int dump_shared_ghost(struct dump_context *ctx, int fd, const char *name, const char *path, bool written,
 		      const struct dump_shared_object **ret, bool *ret_new, struct error *error);
 
 /* True for the name of a mapping or descriptor link that dump_shared_*() are for. */

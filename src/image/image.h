@@ -50,6 +50,7 @@ enum image_type {
 	IMAGE_FILE_CHECK = 68,    /* id 0; one record a file that the target must have */
 	IMAGE_SEMAPHORES = 73,    /* id 0; one record a set */
 	IMAGE_MESSAGE_QUEUE = 74, /* id 0; one record a System V queue */
+	IMAGE_MEMORY_FILE_USER = 75, /* id 0; preflight only: who else uses a file in memory */
 	IMAGE_TYPE_MAX = 96,
 };
 

@@ -8,7 +8,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "image/ipc.h"
 #include "source.h"
 #include "util/cleanup.h"
 
@@ -27,17 +26,16 @@ static void reap(const struct dump_process *process, int64_t deadline)
 		waitpid(*tid, NULL, __WALL | WNOHANG);
 }
 
-/* They outlive the processes. */
-static void remove_ipc(const struct source *source)
+static void end_leftover(const struct source *source)
 {
-	struct image_ipcs objects = { 0 };
+	_cleanup_(leftover_deinit) struct leftover leftover = { 0 };
+	JournalEntry entry = JOURNAL_ENTRY__INIT;
 	struct error error = ERROR_INIT;
 
-	if (image_ipc_list(source->images, &objects, &error) < 0)
-		log_warning(source->log, "System V objects are left: %s", error.message);
-	array_for_each(object, &objects.list)
-		image_ipc_remove(object);
-	image_ipcs_deinit(&objects);
+	if (leftover_note(source, &entry, &leftover, &error) < 0)
+		log_warning(source->log, "System V objects or files in memory are left: %s", error.message);
+	else
+		leftover_end(&entry);
 }
 
 void end_source_copy(struct source *source)
@@ -56,7 +54,7 @@ void end_source_copy(struct source *source)
 	}
 	for (size_t i = source->dump->processes.count; i-- > 0;)
 		reap(source->dump->processes.items[i], deadline);
-	remove_ipc(source);
+	end_leftover(source);
 	lock_release(source);
 	if (source->freezer)
 		freezer_remove(source->freezer, deadline, NULL);

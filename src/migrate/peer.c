@@ -111,9 +111,16 @@ static int images(struct source *source, bool frozen, uint32_t depth, int64_t de
 static int laid_out(struct source *source, int64_t deadline, struct error *error)
 {
 	_cleanup_message_ WireRound *answer = NULL;
+	int r = wire_expect(source->control, &wire_table_client, WIRE_LAID_OUT, &wire_round__descriptor,
+			    (ProtobufCMessage **)(void *)&answer, deadline, error);
 
-	return wire_expect(source->control, &wire_table_client, WIRE_LAID_OUT, &wire_round__descriptor,
-			   (ProtobufCMessage **)(void *)&answer, deadline, error);
+	if (r < 0)
+		return r;
+	array_clear(&source->files_made);
+	for (size_t i = 0; i < answer->n_files_made; i++)
+		if (array_append(&source->files_made, answer->files_made[i]) < 0)
+			return error_set(error, -ENOMEM, "out of memory");
+	return 0;
 }
 
 static int pages(struct source *source, uint32_t stream, const struct wire_pages_header *header, const void *data,

@@ -20,7 +20,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "image/ipc.h"
 #include "source.h"
 #include "util/cleanup.h"
 #include "util/fdio.h"
@@ -108,7 +107,7 @@ static int finish(struct source *source, const JournalEntry *entry, struct error
 	for (size_t i = 0; i < entry->n_processes; i++)
 		while (journal_process_alive(entry->processes[i]) && clock_now_ns() < deadline)
 			usleep(1000);
-	image_ipc_end(entry);
+	leftover_end(entry);
 	if (lock_remove(source, entry->session.data, &locked) < 0)
 		log_error(source->log, "%s", locked.message);
 	if (source->freezer)

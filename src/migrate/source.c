@@ -10,7 +10,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "image/ipc.h"
 #include "image/journal.h"
 #include "net/lock.h"
 #include "util/cleanup.h"
@@ -61,18 +60,14 @@ int source_journal(struct source *source, enum journal_phase phase, struct error
 	_cleanup_free_ JournalProcess *processes = calloc(count + 1, sizeof(*processes));
 	_cleanup_free_ JournalProcess **pointers = calloc(count + 1, sizeof(JournalProcess *));
 	_cleanup_free_ JournalArea **areas = NULL;
-	_cleanup_free_ JournalIpc **ipc = NULL;
-	struct image_ipcs objects = { 0 };
+	_cleanup_(leftover_deinit) struct leftover leftover = { 0 };
 	char boot[JOURNAL_BOOT_ID_MAX] = "";
 
 	if (!processes || !pointers || list_areas(source, &entry, &areas) < 0)
 		return error_set(error, -ENOMEM, "out of memory");
 	if (phase > JOURNAL_STARTED) {
-		int r = image_ipc_list(source->images, &objects, error);
+		int r = leftover_note(source, &entry, &leftover, error);
 
-		if (r == 0 && image_ipc_note(&objects, &entry, &ipc) < 0)
-			r = error_set(error, -ENOMEM, "out of memory");
-		image_ipcs_deinit(&objects);
 		if (r < 0)
 			return r;
 	}
@@ -234,6 +229,7 @@ void source_deinit(struct source *source)
 	rate_bucket_unref(source->bucket);
 	memory_free(source);
 	dump_context_free(source->dump);
+	array_deinit(&source->files_made);
 	image_set_free(source->images);
 	freezer_free(source->freezer);
 	net_lock_free(source->net_lock);

@@ -122,6 +122,7 @@ struct source {
 	const char *own_programs[4];         /* the same, then NULL */
 	struct dump_context *dump;
 	struct image_set *images;
+	ARRAY(uint32_t) files_made;           /* objects that are files in memory, which the target had not */
 	enum track_kind track_kind;
 	ARRAY(struct source_memory *) memory; /* owned */
 	struct objects *objects;              /* shared memory, as the target has it; owned, NULL before the first scan */
@@ -247,6 +248,17 @@ void lock_release(struct source *source);
 /* Of a session whose migrate is gone; and of all of which nothing is known any more. */
 int lock_remove(const struct source *source, const uint8_t session[WIRE_SESSION_SIZE], struct error *error);
 void lock_remove_stale(struct source *source);
+
+/* leftover.c: what of the tree outlives its processes, and ends with the copy here when it runs elsewhere. */
+struct leftover {
+	JournalIpc **ipc;     /* owned, one allocation each */
+	JournalFile **files;
+};
+/* Puts it into an entry, which must not be used any more after leftover_deinit(). */
+int leftover_note(const struct source *source, JournalEntry *entry, struct leftover *ret, struct error *error);
+void leftover_deinit(struct leftover *leftover);
+/* Removes what the entry names, if it is still that. */
+void leftover_end(const JournalEntry *entry);
 
 /* guardian.c */
 int guardian_start(struct source *source, struct error *error);

@@ -9,7 +9,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "restore/files.h"
 #include "session.h"
+#include "util/cleanup.h"
 
 /*
  * Below the cgroup of init, so that what ends this program's cgroup does not end the tree, which is to be left there.
@@ -102,6 +104,7 @@ static int layout(struct session *session, unsigned depth, struct error *error)
 int request_layout(struct session *session, const struct buffer *payload, struct error *error)
 {
 	_cleanup_message_ ProtobufCMessage *base = NULL;
+	_cleanup_free_ uint32_t *made = NULL;
 	WireRound answer = WIRE_ROUND__INIT;
 	const WireLayout *message;
 	int r = wire_unpack(payload, &wire_layout__descriptor, &base, error);
@@ -122,6 +125,14 @@ int request_layout(struct session *session, const struct buffer *payload, struct
 		r = layout(session, message->has_depth ? message->depth : UINT_MAX, error);
 	if (r == 0)
 		r = session_set_phase(session, PHASE_LAID_OUT, error);
+	if (r < 0)
+		return r;
 	answer.round = session->round;
-	return r < 0 ? r : session_send(session, WIRE_LAID_OUT, &answer.base, error);
+	answer.n_files_made = restore_files_made(session->tree, NULL, 0);
+	made = calloc(answer.n_files_made + 1, sizeof(*made));
+	if (!made)
+		return error_set(error, -ENOMEM, "out of memory");
+	restore_files_made(session->tree, made, answer.n_files_made);
+	answer.files_made = made;
+	return session_send(session, WIRE_LAID_OUT, &answer.base, error);
 }

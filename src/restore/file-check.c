@@ -201,5 +201,7 @@ int restore_files_check(const struct image_set *images, struct image_blockers *b
 
 	if (r == 0)
 		r = check_leases(images, blockers, error);
+	if (r == 0)
+		r = restore_memory_files_check(images, blockers, error);
 	return r < 0 ? r : check_addresses(images, blockers, error);
 }

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 
 #include "fdinfo.pb-c.h"
+#include "restore/memory-file.h"
 #include "restore/restore.h"
 #include "util/array.h"
 
@@ -131,6 +132,7 @@ struct restore_files {
 	ARRAY(uint32_t) listeners;	     /* likewise: ids of listening UNIX sockets */
 	ARRAY(struct restore_staged) staged; /* until restore_files_commit() */
 	ARRAY(struct restore_unix_pairs) unix_pairs; /* during restore_files_apply() */
+	ARRAY(struct restore_memory_file) memory; /* until restore_files_commit() */
 	ARRAY(struct restore_lock)
 	locks;	      /* that the source still held when we asked for them, by process */
 	int loopback; /* inet-socket.c: listens for connections to be closed; -1: not yet */

@@ -59,6 +59,7 @@ void restore_files_free(struct restore_files *files)
 	restore_tcp_clear(files);
 	restore_files_clear(files);
 	restore_unix_discard(files);
+	restore_memory_files_discard(files);
 	array_deinit(&files->list);
 	array_deinit(&files->pipes);
 	array_deinit(&files->pipe_data);
@@ -365,6 +366,8 @@ int restore_files_apply(struct restore_tree *tree, const struct image_set *image
 	if (r == 0)
 		r = compare_files(images, error);
 	if (r == 0)
+		r = restore_memory_files_compare(tree->files, images, error);
+	if (r == 0)
 		r = restore_tcp_engage(tree, error);
 	if (r == 0)
 		r = open_all(tree, images, descriptors, error);
@@ -378,7 +381,18 @@ int restore_files_apply(struct restore_tree *tree, const struct image_set *image
 	return r;
 }
 
+size_t restore_files_made(const struct restore_tree *tree, uint32_t *ids, size_t room)
+{
+	size_t count = tree->files ? tree->files->memory.count : 0;
+
+	for (size_t i = 0; i < count && i < room; i++)
+		ids[i] = tree->files->memory.items[i].id;
+	return count;
+}
+
 int restore_files_commit(struct restore_tree *tree, struct error *error)
 {
-	return tree->files ? restore_unix_commit(tree->files, error) : 0;
+	int r = tree->files ? restore_memory_files_commit(tree->files, error) : 0;
+
+	return r == 0 && tree->files ? restore_unix_commit(tree->files, error) : r;
 }

@@ -61,6 +61,9 @@ int restore_files_commit(struct restore_tree *tree, struct error *error);
 int restore_file_map(struct restore_tree *tree, uint32_t file_id, int prot, bool shared,
 		     int *ret_fd, struct error *error);
 
+/* Objects of files in memory that the target had not: how many, and the ids of the first `room`. */
+size_t restore_files_made(const struct restore_tree *tree, uint32_t *ids, size_t room);
+
 /*
  * The file behind exe (opened for reading, as PR_SET_MM_MAP wants it), or the directory that cwd or
  * root is (O_PATH). The caller closes it.

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Deleted files, made again.
+ * Deleted files, made again; and files in memory, of which memory-file.c knows where they belong.
  *
  * Model. A ghost is made in the directory where the file was, under its old name if that is free,
  * and deleted at once, so that /proc shows what it showed on the source; otherwise as a nameless
@@ -45,12 +45,33 @@ static int make_file(const char *path)
 	return fd < 0 ? -errno : fd;
 }
 
-static int make_ghost(struct restore_tree *tree, const char *path, uint32_t id, struct error *error)
+/* `ret_fd` stays as it is for a file that is left alone: what is written to the object goes nowhere. */
+static int make_named(struct restore_tree *tree, uint32_t id, const GhostFile *message, const struct image_set *images,
+		      int *ret_fd, struct error *error)
 {
-	_cleanup_fd_ int fd = make_file(path);
-	char self[64];
-	int kept;
+	int place = restore_memory_file_find(images, id, message, tree->options->checkpoint, error);
 
+	if (place < 0)
+		return place;
+	if (place == RESTORE_MEMORY_SAME)
+		return restore_shared_adopt(tree, id, -1, error);
+	return restore_memory_file_make(tree, id, message, place == RESTORE_MEMORY_MAKE, ret_fd, error);
+}
+
+static int make_ghost(struct restore_tree *tree, const char *path, uint32_t id, const GhostFile *message,
+		      const struct image_set *images, struct error *error)
+{
+	_cleanup_fd_ int fd = -1;
+	char self[64];
+	int kept, r;
+
+	if (message->path) {
+		r = make_named(tree, id, message, images, &fd, error);
+		if (r < 0 || fd < 0)
+			return r;
+	} else {
+		fd = make_file(path);
+	}
 	if (fd < 0)
 		return error_set_errno(error, fd, "making the deleted file %s again", path);
 	/* The kernel refuses to run a program that is open for writing: keep one for reading. */
@@ -67,6 +88,10 @@ static int update_ghost(struct restore_tree *tree, uint32_t id, const GhostFile 
 	_cleanup_fd_ int fd = -1;
 	int r = restore_shared_resize(tree, id, message->size, error);
 
+	if (r == 0 && restore_shared_in_place(tree, id))
+		return message->path ? 0 : error_set(error, -EAGAIN, "file %u was deleted while it moved", id);
+	if (r == 0 && message->path)
+		r = restore_memory_file_keep(tree->files, id, message, error);
 	if (r == 0)
 		r = restore_shared_open(tree, id, O_RDONLY, &fd, error);
 	if (r < 0)
@@ -91,6 +116,7 @@ int restore_ghosts_load(struct restore_tree *tree, const struct image_set *image
 	size_t cursor = 0;
 	int r = 0;
 
+	restore_memory_files_begin(tree->files);
 	while (r == 0 && (record = image_set_next(images, IMAGE_REMAP_PATH, IMAGE_ANY, &cursor))) {
 		const struct image_record *ghost_record;
 		_cleanup_message_ RemapPath *remap = NULL;
@@ -106,9 +132,11 @@ int restore_ghosts_load(struct restore_tree *tree, const struct image_set *image
 		r = image_unpack(ghost_record, ghost_file, &message, error);
 		if (r == 0 && !restore_shared_has(tree, remap->remap_id))
 			r = make_ghost(tree, restore_file_find(tree->files, remap->orig_id)->message->reg->name,
-				       remap->remap_id, error);
+				       remap->remap_id, message, images, error);
 		if (r == 0)
 			r = update_ghost(tree, remap->remap_id, message, error);
 	}
+	if (r == 0)
+		restore_memory_files_prune(tree->files);
 	return r;
 }

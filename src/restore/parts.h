@@ -106,7 +106,11 @@ int restore_shared_prepare(struct restore_tree *tree, const struct image_set *im
 /* The id of the System V segment that an object is, and its size in memory; -EPROTO: it is none. */
 int restore_shared_segment(struct restore_tree *tree, uint32_t id, uint32_t *ret_segment, uint64_t *ret_size,
 			   struct error *error);
-/* A deleted file: takes the descriptor, which is for reading. restore_shared_resize() before anything else. */
+/*
+ * A deleted file, or one in memory: takes the descriptor, which is for reading; -1: it is in its place, and what is written
+ * to the object goes nowhere. restore_shared_resize() before anything else.
+ */
+bool restore_shared_in_place(const struct restore_tree *tree, uint32_t id);
 int restore_shared_adopt(struct restore_tree *tree, uint32_t id, int fd, struct error *error);
 int restore_shared_resize(struct restore_tree *tree, uint32_t id, uint64_t size, struct error *error);
 bool restore_shared_has(const struct restore_tree *tree, uint32_t id);

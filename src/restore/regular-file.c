@@ -21,6 +21,7 @@
 #include "image/journal.h"
 #include "restore/file-kind.h"
 #include "restore/files.h"
+#include "restore/parts.h"
 #include "util/cleanup.h"
 
 /* Bits of f_flags that must not be given to open(2): they would make or truncate something. */
@@ -34,7 +35,7 @@ int restore_regular_open(struct restore_tree *tree, const struct restore_file *f
 
 	if ((flags & O_TMPFILE) == O_TMPFILE) /* it has the bit of O_DIRECTORY, and is none */
 		flags &= ~O_TMPFILE;
-	if (file->ghost_id)
+	if (file->ghost_id && !restore_shared_in_place(tree, file->ghost_id))
 		return restore_shared_open(tree, file->ghost_id, (flags & ~(NOT_AGAIN | O_NOFOLLOW)) | O_NOCTTY, ret_fd,
 					   error);
 	fd = open(path, (flags & ~NOT_AGAIN) | O_CLOEXEC | O_NOCTTY);

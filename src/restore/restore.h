@@ -58,6 +58,7 @@ enum restore_parentage {
 };
 
 struct restore_options {
+	bool checkpoint; /* from a directory, not in a move: what is written to by the tree gets the content that it had */
 	bool tcp_close; /* established TCP connections become closed ones */
 	bool tcp_established; /* they go on; without either they are an error */
 	bool ext_unix;  /* UNIX sockets whose other end did not come along: connected by name again, or closed */

@@ -29,7 +29,8 @@ struct shared_object {
 	bool memfd;
 	bool sysv;      /* a segment of System V shared memory, and its id: */
 	uint32_t segment;
-	bool ghost;     /* a deleted file */
+	bool ghost;     /* a deleted file, or one in memory */
+	bool in_place;  /* such a file was there already: its content is left alone */
 	bool wanted;    /* in the newest image set */
 	uint32_t seals; /* to be set at the end */
 };
@@ -83,7 +84,7 @@ static int shared_add(struct restore_tree *tree, struct shared_object object, st
 	if (!tree->shared)
 		tree->shared = calloc(1, sizeof(*tree->shared));
 	if (!tree->shared || array_append(&tree->shared->objects, object) < 0) {
-		close(object.fd);
+		cleanup_fd(&object.fd);
 		return error_set_errno(error, -ENOMEM, "cannot keep shared memory objects");
 	}
 	return 0;
@@ -111,9 +112,16 @@ static int shared_make(struct restore_tree *tree, const SharedMemory *message, s
 
 int restore_shared_adopt(struct restore_tree *tree, uint32_t id, int fd, struct error *error)
 {
-	struct shared_object object = { .id = id, .fd = fd, .ghost = true };
+	struct shared_object object = { .id = id, .fd = fd, .ghost = true, .in_place = fd < 0 };
 
 	return shared_add(tree, object, error);
+}
+
+bool restore_shared_in_place(const struct restore_tree *tree, uint32_t id)
+{
+	const struct shared_object *object = shared_find(tree, id);
+
+	return object && object->in_place;
 }
 
 bool restore_shared_has(const struct restore_tree *tree, uint32_t id)
@@ -178,7 +186,7 @@ void restore_shared_prune(struct restore_tree *tree)
 		if (object->wanted)
 			tree->shared->objects.items[kept++] = *object;
 		else
-			close(object->fd);
+			cleanup_fd(&object->fd);
 	}
 	tree->shared->objects.count = kept;
 }
@@ -251,9 +259,9 @@ int restore_shared_resize(struct restore_tree *tree, uint32_t id, uint64_t size,
 	int fd = -1, r;
 
 	r = shared_get(tree, id, &object, error);
-	if (r == 0)
+	if (r == 0 && !object->in_place)
 		r = writable(object, &fd, &own, error);
-	if (r == 0 && ftruncate(fd, (off_t)size) < 0)
+	if (r == 0 && !object->in_place && ftruncate(fd, (off_t)size) < 0)
 		r = error_set_errno(error, -errno, "cannot give shared memory object %u its size", id);
 	if (r < 0)
 		return r;
@@ -270,9 +278,9 @@ int restore_shared_write(struct restore_tree *tree, uint32_t id, uint64_t offset
 	int fd = -1, r;
 
 	r = shared_get(tree, id, &object, error);
-	if (r == 0)
+	if (r == 0 && !object->in_place)
 		r = writable(object, &fd, &own, error);
-	if (r < 0)
+	if (r < 0 || object->in_place)
 		return r;
 	if (offset >= object->size)
 		return error_set(error, -EPROTO, "shared memory object %u ends before offset 0x%llx", id,
@@ -292,9 +300,9 @@ int restore_shared_drop(struct restore_tree *tree, uint32_t id, uint64_t offset,
 	int fd = -1, r;
 
 	r = shared_get(tree, id, &object, error);
-	if (r == 0)
+	if (r == 0 && !object->in_place)
 		r = writable(object, &fd, &own, error);
-	if (r < 0 || fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)size) == 0)
+	if (r < 0 || object->in_place || fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)size) == 0)
 		return r;
 	if (errno != EOPNOTSUPP)
 		return error_set_errno(error, -errno, "cannot drop pages of shared memory object %u", id);
@@ -309,7 +317,7 @@ void restore_shared_free(struct restore_shared *shared)
 	if (!shared)
 		return;
 	array_for_each(object, &shared->objects)
-		close(object->fd);
+		cleanup_fd(&object->fd);
 	array_deinit(&shared->objects);
 	free(shared);
 }

@@ -13,7 +13,7 @@ MIB = 1 << 20
 def test_no_wrong_page(two_hosts, keys, start_victim, mode):
     a, b, _ = two_hosts
     with PageServer(a, keys) as on_a, PageServer(b, keys) as on_b:
-        victim = start_victim(a, "shared-pages", "16", "1000")
+        victim = start_victim(a, "shared-pages", "16", "1000", "amsdnh")
         places = [(a, b, on_b), (b, a, on_a)]
         for number in range(6):
             source, target, server = places[number % 2]
@@ -40,7 +40,7 @@ def test_children_that_end_at_once(two_hosts, keys, start_victim):
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "precopy", "postcopy"])
-@pytest.mark.parametrize("kind, mib", [("a", 256), ("m", 256), ("n", 256), ("s", 256), ("d", 64)])
+@pytest.mark.parametrize("kind, mib", [("a", 256), ("m", 256), ("n", 256), ("s", 256), ("d", 64), ("h", 256)])
 def test_idle_content_goes_ahead(two_hosts, keys, start_victim, kind, mib, mode):
     a, b, _ = two_hosts
     with PageServer(b, keys) as on_b:
@@ -54,7 +54,7 @@ def test_idle_content_goes_ahead(two_hosts, keys, start_victim, kind, mib, mode)
 
 
 def test_named_file_in_memory(two_hosts, keys, start_victim):
-    """A file of /dev/shm that has a name is good when the target sees the very same one; a copy of it is not."""
+    """A file of /dev/shm is left alone when the target sees the very same one; another one in its place is in the way."""
     a, b, _ = two_hosts
     with PageServer(a, keys) as on_a, PageServer(b, keys) as on_b:
         victim = start_victim(a, "shared-pages", "4", "500", "p")
@@ -66,7 +66,7 @@ def test_named_file_in_memory(two_hosts, keys, start_victim):
             victim.check(b)
             a.run(["sh", "-c", f"cp -p {name} /mnt && mount -t tmpfs tmpfs {SHARED_MEMORY} && cp -p /mnt/{name.name} {name}"])
             result = send(b, on_a, victim.pid)
-            assert result.status == 1 and f"file {name}: was in memory and is another file here" in result.text(), result.text()
+            assert result.status == 1 and f"file {name}: another file has that name on the restoring host" in result.text(), result.text()
             victim.check(b)
         finally:
             name.unlink()

@@ -2,8 +2,8 @@
 /*
  * shared-pages DIR [MIB [PAGES_PER_SECOND [KINDS]]]: finds a wrong page of what two processes share. KINDS is any of a
  * (anonymous shared memory), m (memfd), s (file of /dev/shm, deleted), d (file of DIR, deleted), n (memfd that is only open,
- * never mapped), p (file of /dev/shm/shared that keeps its name, victim-PID), f (children that end at once write, too); all of them
- * but p and f unless said otherwise. MIB of each: 16 unless said otherwise. PAGES_PER_SECOND of each process:
+ * never mapped), p (file of /dev/shm/shared that keeps its name, victim-PID), h (the same in /dev/shm), f (children that end at
+ * once write, too); all of them but p, h and f unless said otherwise. MIB of each: 16 unless said otherwise. PAGES_PER_SECOND of each process:
  * 2000 unless said otherwise, 0 for memory that nobody writes.
  *
  * Model: every page holds {index, generation, words made from both}, or zeros. A table, in shared memory as well, says which
@@ -247,7 +247,7 @@ static int segment_open(struct victim *v, char kind, size_t size)
 
 	if (kind == 'a')
 		return -1;
-	if (kind == 's' || kind == 'p')
+	if (kind == 's' || kind == 'p' || kind == 'h')
 		snprintf(path, sizeof(path), "/dev/shm/%svictim-%d", kind == 'p' ? "shared/" : "", getpid());
 	else
 		snprintf(path, sizeof(path), "%s", victim_path(v, "segment"));
@@ -255,10 +255,10 @@ static int segment_open(struct victim *v, char kind, size_t size)
 		fd = memfd_create("shared-pages", MFD_CLOEXEC);
 	else
 		fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (fd < 0 && errno == ENOENT && (kind == 's' || kind == 'p'))
+	if (fd < 0 && errno == ENOENT && (kind == 's' || kind == 'p' || kind == 'h'))
 		victim_skip(v, "there is no /dev/shm");
 	MUST(fd >= 0 && ftruncate(fd, (off_t)size) == 0);
-	MUST(kind == 'm' || kind == 'n' || kind == 'p' || unlink(path) == 0);
+	MUST(kind == 'm' || kind == 'n' || kind == 'p' || kind == 'h' || unlink(path) == 0);
 	return fd;
 }
 
@@ -326,7 +326,7 @@ int main(int argc, char **argv)
 	s.rate = victim_arg(&v, 1, 2000);
 	kinds = v.argc > 2 ? v.argv[2] : KINDS;
 	s.forks = strchr(kinds, 'f') != NULL;
-	MUST(s.pages > 0 && strlen(kinds) <= KINDS_MAX + (s.forks ? 1u : 0u) && strspn(kinds, KINDS "pf") == strlen(kinds));
+	MUST(s.pages > 0 && strlen(kinds) <= KINDS_MAX + (s.forks ? 1u : 0u) && strspn(kinds, KINDS "phf") == strlen(kinds));
 	size = sizeof(struct table) + KINDS_MAX * s.pages * (sizeof(uint64_t) + 1);
 	s.table = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	MUST(s.table != MAP_FAILED);

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""PostgreSQL 15, as Debian has it: a server with its processes, in a data directory that both hosts see.
+
+    with Postgres(a) as server:
+        server.fill(scale=2)            # tables of pgbench, and a log of commits
+        ... move server.pid from a to b ...
+        server.host = b
+        server.check()                  # answers; every commit that was acknowledged is there; pg_amcheck finds nothing
+
+Clients connect through the UNIX socket in /mnt, which each host has for itself, or to 127.0.0.1.
+"""
+import pathlib
+import pwd
+import shutil
+import subprocess
+import tempfile
+
+from hosts import wait_until
+
+BIN = pathlib.Path("/usr/lib/postgresql/15/bin")
+USER = "postgres"
+PORT = 5432
+SETTINGS = {
+    "listen_addresses": "*", "port": PORT, "unix_socket_directories": "/mnt", "max_connections": 50, "shared_buffers": "32MB",
+    "autovacuum_naptime": 1, "logging_collector": "off", "log_min_messages": "warning", "wal_level": "minimal",
+    "max_wal_senders": 0, "checkpoint_timeout": 30,
+}
+
+
+def missing():
+    """Why it cannot be tested here, or None."""
+    return None if (BIN / "postgres").exists() else "needs Debian's postgresql-15"
+
+
+class Postgres:
+    """A running server. host is where it is by now; the caller sets it after a move. pid is that of the postmaster."""
+
+    def __init__(self, host, settings=None):
+        self.host = host
+        self.commits = 0
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="p-postgres-", dir="/tmp"))
+        self.dir.chmod(0o777)
+        self.data = self.dir / "data"
+        self.settings = {**SETTINGS, **(settings or {})}
+        self.pid = None
+
+    def __enter__(self):
+        try:
+            self._as_user([BIN / "initdb", "-D", self.data, "-A", "trust", "--no-sync", "--no-locale", "-E", "UTF8"])
+            with open(self.data / "pg_hba.conf", "a", encoding="ascii") as rules:
+                rules.write("host all all all trust\n")
+            with open(self.data / "postgresql.conf", "a", encoding="ascii") as conf:
+                conf.writelines(f"{name} = '{value}'\n" for name, value in self.settings.items())
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def start(self):
+        user = pwd.getpwnam(USER)
+        self.pid = self.host.spawn_daemon(["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--init-groups", "--",
+                                           BIN / "postgres", "-D", self.data], stdout=self.dir / "log", stderr=self.dir / "log",
+                                          cwd=self.dir)
+        wait_until(self.answers, 60, "PostgreSQL answers")
+
+    def stop(self):
+        if self.pid is not None:
+            for pid in self.host.tree(self.pid):
+                self.host.kill(pid)
+            self.pid = None
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def log(self):
+        try:
+            return (self.dir / "log").read_text(errors="replace")
+        except OSError:
+            return ""
+
+    def _as_user(self, argv, **kw):
+        user = pwd.getpwnam(USER)
+        done = subprocess.run([str(word) for word in argv], capture_output=True, text=True, timeout=120, cwd=self.dir,
+                              user=user.pw_uid, group=user.pw_gid, extra_groups=[], **kw)
+        assert done.returncode == 0, f"{argv}: status {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    # Clients
+
+    def program(self, name, *words, host=None):
+        """The command line of a client program (psql, pgbench, pg_amcheck), to be run on a host."""
+        return [BIN / name, "-h", "/mnt", "-p", str(self.settings["port"]), "-U", USER, *map(str, words)]
+
+    def run(self, name, *words, check=True, host=None, seconds=120):
+        return (host or self.host).run(self.program(name, *words), check=check, timeout=seconds)
+
+    def sql(self, text, host=None):
+        """What one statement, or several, gives: lines of fields between bars."""
+        return self.run("psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", text,
+                        host=host).stdout.strip()
+
+    def answers(self):
+        if not self.host.alive(self.pid):
+            raise RuntimeError(f"PostgreSQL ended: {self.log()[-2000:]}")
+        return self.run("psql", "-X", "-q", "-d", "postgres", "-c", "select 1", check=False).returncode == 0
+
+    def fill(self, scale=1):
+        self.run("pgbench", "-i", "-q", "-s", scale, "postgres")
+        self.sql("create table commits (number bigint primary key)")
+
+    def commit(self, count=1):
+        """Rows that must be there from now on."""
+        for _ in range(count):
+            self.sql(f"insert into commits values ({self.commits})")
+            self.commits += 1
+
+    def check(self):
+        assert self.sql("select count(*), coalesce(max(number), -1) from commits") == f"{self.commits}|{self.commits - 1}"
+        done = self.run("pg_amcheck", "-d", "postgres", "--heapallindexed", "--install-missing", check=False)
+        assert done.returncode == 0 and not done.stdout, done.stdout + done.stderr
+
+    def processes(self):
+        """PIDs of all its processes."""
+        return self.host.tree(self.pid)
