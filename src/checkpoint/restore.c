@@ -50,7 +50,7 @@ static int check(struct checkpoint *checkpoint, struct error *error)
 	image_blockers_init(&blockers);
 	r = restore_check(images, &blockers, error);
 	if (r == 0)
-		r = restore_files_check(images, &blockers, error);
+		r = restore_files_check(images, false, &blockers, error);
 	if (r == 0)
 		r = report(checkpoint, &blockers, error);
 	image_blockers_deinit(&blockers);

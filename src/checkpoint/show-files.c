@@ -232,6 +232,11 @@ static uint32_t add_open_file(struct show *show, const OpenFile *file, json_t *o
 		json_object_set_new(object, "signals", show_address(file->sgfd->sigmask));
 		return file->sgfd->flags;
 	}
+	if (file->ffy) {
+		set_text(object, "kind", "fanotify");
+		json_object_set_new(object, "marks", show_number(file->ffy->n_mark));
+		return file->ffy->flags;
+	}
 	if (file->pidfd) {
 		set_text(object, "kind", "pidfd");
 		json_object_set_new(object, "pid", json_integer(file->pidfd->nspid));

@@ -6,7 +6,9 @@
  */
 #pragma once
 
+#include <fcntl.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/stat.h>
 #include <sys/types.h>
@@ -14,6 +16,7 @@
 #include "dump/dump.h"
 #include "dump/parts.h"
 #include "fdinfo.pb-c.h"
+#include "fsnotify.pb-c.h"
 #include "image/build-id.h"
 #include "util/buffer.h"
 
@@ -78,6 +81,7 @@ extern const struct dump_file_kind dump_kind_epoll;
 extern const struct dump_file_kind dump_kind_timerfd;
 extern const struct dump_file_kind dump_kind_signalfd;
 extern const struct dump_file_kind dump_kind_inotify;
+extern const struct dump_file_kind dump_kind_fanotify;
 extern const struct dump_file_kind dump_kind_pidfd;
 extern const struct dump_file_kind dump_kind_namespace;
 
@@ -174,7 +178,7 @@ struct dump_files {
 	struct dump_pipes *pipes;   /* pipe.c, of this collection */
 	struct dump_unix *sockets;  /* unix-socket.c, of this collection */
 	struct dump_epolls *epolls; /* epoll.c, of this collection */
-	struct dump_mounts *mounts; /* inotify.c, of this collection */
+	struct dump_mounts *mounts; /* watched.c, of this collection */
 	struct dump_inet *inet;     /* inet-socket.c, of this collection */
 	struct dump_ptys *ptys;	    /* pty.c, of this collection */
 	ARRAY(uint32_t) masters;    /* pty.c: numbers of pseudo-terminals whose masters dump_ptys_find() has found */
@@ -294,6 +298,23 @@ void dump_memory_mounts_deinit(struct dump_memory_mounts *mounts);
 int dump_socket_options(struct dump_context *ctx, int fd, int domain, int type, int protocol,
 			struct image_socket_options **ret, struct error *error);
 void dump_socket_options_free(struct dump_files *files);
+
+/* watched.c: what inotify and fanotify watch. */
+#define DUMP_HANDLE_MAX 128
+struct dump_handle {
+	struct file_handle handle;
+	uint8_t bytes[DUMP_HANDLE_MAX]; /* of the handle, which ends in an array without a size */
+};
+_Static_assert(offsetof(struct dump_handle, bytes) == offsetof(struct dump_handle, handle) + sizeof(struct file_handle),
+	       "bytes follow the handle");
+/* `text` begins with "fhandle-bytes:"; false when it is no handle. */
+bool dump_handle_parse(const char *text, struct dump_handle *ret);
+/* The path of a handle on a device as the kernel counts them inside; -ENOENT when no path leads there. */
+int dump_handle_path(struct dump_files *files, unsigned int device, struct dump_handle *handle, char path[DUMP_LINK_MAX]);
+/* In the arena; NULL without memory. */
+FileHandle *dump_handle_message(const struct dump_handle *handle, const char *path, struct dump_arena *arena);
+/* Where a mount is: the one of that number, or, with `id` 0, the first one of that device. */
+int dump_mount_path(unsigned int id, unsigned int device, char path[DUMP_LINK_MAX]);
 
 /* Frees what the kinds keep for one collection. */
 void dump_pipes_free(struct dump_pipes *pipes);

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "dump/file-kind.h"
+#include "image/journal.h"
 
 static const struct {
 	const char *name; /* as fdinfo has it */
@@ -63,6 +64,21 @@ static bool may_have_locks(const struct dump_file *file)
 	return S_ISREG(mode) || S_ISDIR(mode) || S_ISCHR(mode) || S_ISBLK(mode) || S_ISFIFO(mode);
 }
 
+/* By which the target knows whether it would open, and so break, this very lease. */
+static FileIdentity *identity_of(const struct dump_file *file, struct dump_arena *arena)
+{
+	FileIdentity *identity = dump_arena_take(arena, sizeof(*identity));
+	char *boot_id = dump_arena_take(arena, JOURNAL_BOOT_ID_MAX);
+
+	if (!identity || !boot_id || journal_boot_id(boot_id, NULL) < 0)
+		return NULL;
+	file_identity__init(identity);
+	identity->boot_id = boot_id;
+	identity->dev = file->st.st_dev;
+	identity->ino = file->st.st_ino;
+	return identity;
+}
+
 int dump_locks_collect(struct dump_context *ctx, const struct dump_file *file,
 		       struct dump_arena *arena, Descriptor *message)
 {
@@ -98,6 +114,8 @@ int dump_locks_collect(struct dump_context *ctx, const struct dump_file *file,
 			dump_file_refuse(ctx, file, IMAGE_KIND_LEASE_BREAKING);
 		else
 			message->locks[message->n_locks++] = lock;
+		if (lock->kind == FILE_LOCK__KIND__LEASE)
+			lock->file = identity_of(file, arena);
 	}
 	return 0;
 }

@@ -15,8 +15,8 @@
  * None of these calls blocks but for reading /proc. Errors: -ESRCH when a process ends meanwhile,
  * -ENOMEM, others from the kernel. What cannot be moved is no error but a blocker.
  *
- * What is lost by design: events queued in an inotify descriptor and datagrams queued in a UDP
- * socket.
+ * What is lost by design: events queued in an inotify descriptor (the program is told) and datagrams
+ * queued in a UDP socket.
  *
  * Relies on: pidfd_getfd 5.6, kcmp(2), fdinfo of eventfd, timerfd, signalfd, epoll and inotify
  * (proc(5)), UNIX_DIAG (sock_diag(7)).

@@ -102,7 +102,7 @@ int request_preflight(struct session *session, const struct buffer *payload, str
 	image_blockers_init(&blockers);
 	r = restore_check(session->incoming, &blockers, error);
 	if (r == 0)
-		r = restore_files_check(session->incoming, &blockers, error);
+		r = restore_files_check(session->incoming, true, &blockers, error);
 	if (r == 0)
 		r = session_lock_check(session, &blockers, error);
 	if (r == 0) {

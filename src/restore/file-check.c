@@ -6,12 +6,15 @@
  * All that is wrong is listed.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
+#include "fsnotify.pb-c.h"
+#include "image/journal.h"
 #include "regfile.pb-c.h"
 #include "restore/file-kind.h"
 #include "restore/files.h"
@@ -165,15 +168,26 @@ static int path_of(const struct image_set *images, uint32_t id, char **ret, stru
 	return 0;
 }
 
-static bool has_lease(const Descriptor *descriptor)
+static const FileLock *find_lease(const Descriptor *descriptor)
 {
 	for (size_t i = 0; i < descriptor->n_locks; i++)
 		if (descriptor->locks[i]->kind == FILE_LOCK__KIND__LEASE)
-			return true;
-	return false;
+			return descriptor->locks[i];
+	return NULL;
 }
 
-static int check_leases(const struct image_set *images, struct image_blockers *blockers, struct error *error)
+/* Is the file the very one that the lease is on? /proc/locks leaves out processes of other PID namespaces. */
+static bool is_same(const FileLock *lease, const char *path)
+{
+	char boot_id[JOURNAL_BOOT_ID_MAX];
+	struct stat st;
+
+	return lease->file && journal_boot_id(boot_id, NULL) == 0 && strcmp(boot_id, lease->file->boot_id) == 0 &&
+	       stat(path, &st) == 0 && st.st_dev == lease->file->dev && st.st_ino == lease->file->ino;
+}
+
+/* `held`: the source's processes are there, and have their leases. */
+static int check_leases(const struct image_set *images, bool held, struct image_blockers *blockers, struct error *error)
 {
 	const struct image_record *record;
 	size_t cursor = 0;
@@ -181,26 +195,70 @@ static int check_leases(const struct image_set *images, struct image_blockers *b
 	while ((record = image_set_next(images, IMAGE_FDINFO, IMAGE_ANY, &cursor))) {
 		_cleanup_message_ Descriptor *descriptor = NULL;
 		_cleanup_free_ char *path = NULL;
+		const FileLock *lease;
 		int r = image_unpack(record, descriptor, &descriptor, error);
 
-		if (r == 0 && has_lease(descriptor))
+		lease = r == 0 ? find_lease(descriptor) : NULL;
+		if (lease)
 			r = path_of(images, descriptor->id, &path, error);
 		if (r < 0)
 			return r;
-		if (path && is_leased(path))
+		if (path && (is_leased(path) || (held && is_same(lease, path))))
 			image_blockers_add(blockers, 0, "file", "a process here has a lease on it, which opening it would break",
 					   "let the program give its lease up before the move", "%s", path);
 	}
 	return 0;
 }
 
-int restore_files_check(const struct image_set *images, struct image_blockers *blockers,
+static bool is_mount(const char *path)
+{
+	struct statx st;
+
+	return statx(AT_FDCWD, path, 0, 0, &st) == 0 && st.stx_attributes & STATX_ATTR_MOUNT_ROOT;
+}
+
+/* What is marked must be there; mounts, as mounts. */
+static void check_marks(const FanotifyFd *group, struct image_blockers *blockers)
+{
+	for (size_t i = 0; i < group->n_mark; i++) {
+		const FanotifyMark *mark = group->mark[i];
+		struct stat st;
+
+		if (!mark->path || lstat(mark->path, &st) < 0)
+			image_blockers_add(blockers, 0, "file", "it is watched, and is missing on the restoring host",
+					   "create it there", "%s", mark->path ? mark->path : "?");
+		else if (mark->type != FANOTIFY_MARK_TYPE__FANOTIFY_INODE && !is_mount(mark->path))
+			image_blockers_add(blockers, 0, "file", "all of the file system there is watched, and none is mounted here",
+					   "mount it on the restoring host, too", "%s", mark->path);
+	}
+}
+
+static int check_watched(const struct image_set *images, struct image_blockers *blockers, struct error *error)
+{
+	const struct image_record *record;
+	size_t cursor = 0;
+
+	while ((record = image_set_next(images, IMAGE_FILES, IMAGE_ANY, &cursor))) {
+		_cleanup_message_ OpenFile *file = NULL;
+		int r = image_unpack(record, open_file, &file, error);
+
+		if (r < 0)
+			return r;
+		if (file->ffy)
+			check_marks(file->ffy, blockers);
+	}
+	return 0;
+}
+
+int restore_files_check(const struct image_set *images, bool live, struct image_blockers *blockers,
 			struct error *error)
 {
 	int r = check_files(images, blockers, error);
 
 	if (r == 0)
-		r = check_leases(images, blockers, error);
+		r = check_leases(images, live, blockers, error);
+	if (r == 0)
+		r = check_watched(images, blockers, error);
 	if (r == 0)
 		r = restore_memory_files_check(images, blockers, error);
 	return r < 0 ? r : check_addresses(images, blockers, error);

@@ -49,6 +49,7 @@ extern const struct restore_file_kind restore_kind_epoll;
 extern const struct restore_file_kind restore_kind_timerfd;
 extern const struct restore_file_kind restore_kind_signalfd;
 extern const struct restore_file_kind restore_kind_inotify;
+extern const struct restore_file_kind restore_kind_fanotify;
 extern const struct restore_file_kind restore_kind_pidfd;
 extern const struct restore_file_kind restore_kind_namespace;
 

@@ -30,9 +30,9 @@
  * The target's preflight: each file that the tree needs is looked for and compared, each address
  * that it listens on is tried. Lists all that is wrong. A file that the tree has open for writing
  * may still change: for it only what can never come right is listed, and it is compared again by
- * restore_files_apply().
+ * restore_files_apply(). `live`: the tree still runs on the source.
  */
-int restore_files_check(const struct image_set *images, struct image_blockers *blockers,
+int restore_files_check(const struct image_set *images, bool live, struct image_blockers *blockers,
 			struct error *error);
 
 /* Takes note of the file records of a round, and opens ahead what can be opened. */

@@ -5,13 +5,23 @@
  * Watches are added after all other files were opened, so that our own opening of them is no event.
  * A watch gets its old number by INOTIFY_IOC_SETNEXTWD; on a kernel without it, watches are added
  * and removed until the number comes.
+ *
+ * Events that waited on the source are lost. The program is told so as the kernel does it, by IN_Q_OVERFLOW: the queue is
+ * filled with events of two files of our own until it overflows, and all but that last event are read again.
  */
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "restore/file-kind.h"
+#include "util/cleanup.h"
+#include "util/fdio.h"
 
 #ifndef INOTIFY_IOC_SETNEXTWD
 #define INOTIFY_IOC_SETNEXTWD _IOW('I', 0, int32_t)
@@ -19,6 +29,7 @@
 
 #define MASK	  (IN_ALL_EVENTS | IN_EXCL_UNLINK | IN_ONESHOT)
 #define TRIES_MAX 1000000
+#define READ_AT_ONCE 1024 /* events */
 
 static int add_watch(int fd, const InotifyWatch *watch, struct error *error)
 {
@@ -41,6 +52,60 @@ static int add_watch(int fd, const InotifyWatch *watch, struct error *error)
 	return 0;
 }
 
+/* How many events a queue holds before it overflows. */
+static size_t queue_size(void)
+{
+	char text[32] = "";
+	int fd = open("/proc/sys/fs/inotify/max_queued_events", O_RDONLY | O_CLOEXEC);
+	ssize_t got = fd < 0 ? -1 : fdio_pread(fd, text, sizeof(text) - 1, 0);
+
+	if (fd >= 0)
+		close(fd);
+	return got > 0 ? strtoul(text, NULL, 10) : 0;
+}
+
+static int watch_memory(int fd, int *ret_file)
+{
+	char path[64];
+
+	*ret_file = memfd_create("watched", MFD_CLOEXEC);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", *ret_file);
+	return *ret_file < 0 ? -1 : inotify_add_watch(fd, path, IN_ATTRIB);
+}
+
+/* Reads `count` events that have no names. */
+static int take_events(int fd, size_t count)
+{
+	struct inotify_event room[READ_AT_ONCE];
+
+	while (count > 0) {
+		ssize_t got = read(fd, room, (count < READ_AT_ONCE ? count : READ_AT_ONCE) * sizeof(room[0]));
+
+		if (got <= 0)
+			return got < 0 ? -errno : -EIO;
+		count -= (size_t)got / sizeof(room[0]);
+	}
+	return 0;
+}
+
+static int tell_of_loss(int fd, struct error *error)
+{
+	_cleanup_fd_ int one = -1, other = -1;
+	int watches[2] = { watch_memory(fd, &one), watch_memory(fd, &other) };
+	size_t size = queue_size();
+	int r = watches[0] < 0 || watches[1] < 0 || size == 0 ? -EIO : 0;
+
+	/* By turns, for equal neighbours become one event. */
+	for (size_t i = 0; r == 0 && i <= size; i++)
+		r = fchmod(i % 2 ? one : other, 0600) < 0 ? -errno : 0;
+	/* While the queue is full, nothing is noted of their end. */
+	for (int i = 0; i < 2; i++)
+		(void)inotify_rm_watch(fd, watches[i]);
+	if (r == 0)
+		r = take_events(fd, size);
+	return r < 0 ? error_set_errno(error, r, "telling of lost inotify events") : 0;
+}
+
 static int open_inotify(struct restore_tree *tree, struct restore_file *file, struct error *error)
 {
 	const InotifyFd *message = file->message->ify;
@@ -60,6 +125,12 @@ static int finish_inotify(struct restore_tree *tree, struct restore_file *file, 
 	const InotifyFd *message = file->message->ify;
 	uint32_t after = 0;
 
+	if (message->lost) {
+		int r = tell_of_loss(file->fd, error);
+
+		if (r < 0)
+			return r;
+	}
 	for (size_t i = 0; i < message->n_wd; i++) {
 		const InotifyWatch *next = NULL;
 		int r;

@@ -12,9 +12,9 @@ VICTIMS = [
     "files", "deleted", "deleted:map", "pipes", "fifo", "eventfd", "epoll", "timerfd", "signalfd", "inotify", "unixpair",
     "sysv-shm", "sysv-sem", "sysv-msg", "posix-shm",
     "listen-tcp", "listen-unix", "udp", "tree", "pty", "pty-session",
-    "locks", "leases", "procfiles", "epoll-far", "aio",
+    "locks", "leases", "procfiles", "epoll-far", "aio", "fanotify",
 ]
-PRIVATE = {"fifo", "leases", "listen-unix", "locks", "unixflight"}  # have an object in the file system that each host needs for itself
+PRIVATE = {"fanotify", "fifo", "leases", "listen-unix", "locks", "unixflight"}  # have an object in the file system that each host needs for itself
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "postcopy"])

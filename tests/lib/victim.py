@@ -141,6 +141,8 @@ class Victim:
             mode = status.st_mode
             if stat.S_ISFIFO(mode):
                 os.mkfifo(target / entry.name, stat.S_IMODE(mode))
+            elif stat.S_ISDIR(mode):
+                (target / entry.name).mkdir(stat.S_IMODE(mode))
             elif stat.S_ISREG(mode) and status.st_size == 0:  # to open it could break a lease
                 (target / entry.name).touch(stat.S_IMODE(mode))
                 os.utime(target / entry.name, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -80,10 +80,10 @@ static void test_changed_file(void **state)
 	assert_int_equal(truncate(path, 3), 0);
 	image_blockers_init(&blockers);
 	/* The tree has it open for writing and it is newer here: that may come right. */
-	assert_int_equal(restore_files_check(move.images, &blockers, &error), 0);
+	assert_int_equal(restore_files_check(move.images, true, &blockers, &error), 0);
 	assert_true(image_blockers_empty(&blockers));
 	assert_int_equal(unlink(path), 0);
-	assert_int_equal(restore_files_check(move.images, &blockers, &error), 0);
+	assert_int_equal(restore_files_check(move.images, true, &blockers, &error), 0);
 	assert_int_equal(blockers.list.count, 1);
 	assert_non_null(strstr(blockers.list.items[0].cause, "missing"));
 	image_blockers_deinit(&blockers);

@@ -370,7 +370,7 @@ static void test_port_in_use(void **state)
 	image_blockers_init(&blockers);
 	move_begin(&move, setup_inet);
 	move_dump(&move, false);
-	assert_int_equal(restore_files_check(move.images, &blockers, &error), 0);
+	assert_int_equal(restore_files_check(move.images, true, &blockers, &error), 0);
 	assert_true(blockers.list.count >= 2);
 	assert_string_equal(blockers.list.items[0].object, "TCP address 127.0.0.1:39517 is in use");
 	image_blockers_deinit(&blockers);

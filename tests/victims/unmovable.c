@@ -21,6 +21,7 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/fanotify.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -117,7 +118,6 @@ static void open_others(void)
 	struct landlock_ruleset_attr rules = {.handled_access_fs = LANDLOCK_ACCESS_FS_EXECUTE};
 
 	descriptor("pidfd", syscall(SYS_pidfd_open, 1, 0));
-	descriptor("fanotify", fanotify_init(FAN_CLASS_NOTIF, O_RDONLY));
 	descriptor("perf", syscall(SYS_perf_event_open, &event, 0, -1, -1, 0));
 	descriptor("bpf", syscall(SYS_bpf, BPF_MAP_CREATE, &map, sizeof(map)));
 	descriptor("landlock", syscall(SYS_landlock_create_ruleset, &rules, sizeof(rules), 0));
@@ -136,6 +136,15 @@ static void open_files(const struct victim *v)
 	int watched = open(victim_path(v, "."), O_RDONLY | O_DIRECTORY), owned = eventfd(0, 0);
 	int leased = open(victim_path(v, "leased"), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
 
+	int asked = fanotify_init(FAN_CLASS_CONTENT, O_RDONLY), notify = inotify_init1(0);
+	int gone = open(victim_path(v, "gone"), O_RDWR | O_CREAT, 0644);
+
+	MUST(close(open(victim_path(v, "asked"), O_RDWR | O_CREAT, 0644)) == 0);
+	if (asked >= 0 && fanotify_mark(asked, FAN_MARK_ADD, FAN_OPEN_PERM, AT_FDCWD, victim_path(v, "asked")) == 0)
+		descriptor("fanotify", asked);
+	if (notify >= 0 && inotify_add_watch(notify, victim_path(v, "gone"), IN_ACCESS) >= 0)
+		descriptor("inotify", notify);
+	MUST(gone >= 0 && unlink(victim_path(v, "gone")) == 0);
 	MUST(signal(SIGIO, SIG_IGN) != SIG_ERR && watched >= 0 && owned >= 0 && leased >= 0);
 	descriptor("dnotify", fcntl(watched, F_NOTIFY, DN_CREATE | DN_MULTISHOT) < 0 ? -1 : watched);
 	descriptor("owner", fcntl(owned, F_SETOWN, 1) < 0 ? -1 : owned);

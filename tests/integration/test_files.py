@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Files and descriptors, where one victim that moves there and back does not show it."""
+from pagestream import send
+
+
+def test_fanotify_events_that_wait(two_hosts, page_server, start_victim):
+    """They cannot be moved and are not lost: the move is refused at the freeze, and done when they have been read."""
+    a, b, _ = two_hosts
+    victim = start_victim(a, "fanotify", private=True)
+    with open(a.path(victim.private) / "file", "a") as file:
+        file.write("x")
+    victim.prepare(b)
+    result = send(a, page_server, victim.pid)
+    assert result.status == 1, result.text()
+    assert "events wait in it, which cannot be moved" in result.stderr, result.text()
+    victim.check(a)
+    victim.prepare(b)
+    result = send(a, page_server, victim.pid)
+    assert result.status == 0, result.text() + victim.log()
+    victim.check(b)
+
+
+def test_leased_on_both_hosts(two_hosts, page_server, start_victim):
+    """A file that both hosts have: to open it there would break the lease here, so it is refused before anything happens."""
+    a, b, _ = two_hosts
+    victim = start_victim(a, "leases")
+    result = send(a, page_server, victim.pid)
+    assert result.status == 1, result.text()
+    for name in "reading", "writing":
+        assert f"{victim.dir}/{name}: a process here has a lease on it" in result.stderr, result.text()
+    victim.check(a)
