@@ -60,6 +60,16 @@ struct dump_map_flags {
 	uint32_t flags; /* DUMP_VM_* of parts.h */
 };
 
+/*
+ * Which TCP socket is just being read, in memory that outlives the reader: until it is left alone again, somebody else has to
+ * be able to do that. The other fields are set before `pid` is, and what they say is what it had before.
+ */
+struct dump_tcp_mark {
+	_Atomic pid_t pid; /* who has it open; 0: none is */
+	int number;        /* under this number */
+	int reuse, inline_urgent, peek_offset; /* SO_REUSEADDR, SO_OOBINLINE; SO_PEEK_OFF, -1: none */
+};
+
 /* One process of the tree. */
 struct dump_process {
 	pid_t pid;                     /* as seen by us */
@@ -97,6 +107,7 @@ struct dump_context {
 	struct dump_target_clocks target_clocks;
 	int64_t deadline;                   /* for batches, see util/clock.h; CLOCK_FOREVER unless the caller sets it */
 	struct net_lock *lock;              /* stops TCP connections at the freeze; borrowed, NULL: nothing does */
+	struct dump_tcp_mark *tcp_mark;     /* borrowed; NULL: nobody would look */
 	bool has_tcp;                       /* a collection has met a TCP socket */
 	bool has_connections;               /* one that was connected */
 	struct dump_files *files;           /* owned by files.c, made on first use */
@@ -133,6 +144,9 @@ int dump_layout(struct dump_context *ctx, struct image_set *images, struct error
 
 /* Everything, from the tree as tracee_tree_stop() left it. The tree stays stopped and as it was. */
 int dump_frozen(struct dump_context *ctx, struct tracee_tree *tree, struct image_set *images, struct error *error);
+
+/* Gives the socket that a mark names back what it had, after the end of who has set it. 0 also when there is none. */
+int dump_tcp_mend(const struct dump_tcp_mark *mark);
 
 /* Notes what cannot be moved; collecting goes on. `object` is a format string, its arguments come last. */
 #define dump_blocker_add(ctx, pid, kind, cause, remedy, ...)                                                         \

@@ -236,7 +236,7 @@ static int add_stream(struct dump_context *ctx, const struct inet_socket *file, 
 {
 	_cleanup_buffer_ struct buffer data = BUFFER_INIT;
 	TcpStream message = TCP_STREAM__INIT;
-	int r = dump_tcp_read(file->fd, &message, &data, ret_state, error);
+	int r = dump_tcp_read(ctx, file->process->pid, file->number, file->fd, &message, &data, ret_state, error);
 
 	if (r == 0)
 		r = image_set_add(ctx->images, IMAGE_TCP_STREAM, file->ino, &message.base, error);

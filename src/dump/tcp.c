@@ -3,8 +3,8 @@
  * What a TCP connection holds: sequence numbers, both queues, windows and what was negotiated.
  *
  * Model. All of it is told in repair mode (tcp(7), TCP_REPAIR) only, and repair mode is not taken out of: a socket is put into
- * it, asked, and let go of, without the probe that the kernel would send otherwise. It takes some microseconds a connection,
- * and whoever dies in between leaves to the guardian to find the socket (image/tcp-repair.h).
+ * it, asked, and let go of, without the probe that the kernel would send otherwise. It takes some microseconds a connection;
+ * who dies in between has left a mark (dump_context.tcp_mark), by which another program finds the socket.
  *
  * Happy path, with the lock on (src/net): enter; windows, sequence numbers, clock; peek at both queues; leave; put
  * SO_REUSEADDR back. The queues are peeked at with urgent data in the line and no offset, whatever the program has set.
@@ -20,20 +20,19 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "image/tcp-repair.h"
+#include "util/cleanup.h"
+#include "util/stop-point.h"
 
 #define QUEUE_MAX (32u << 20) /* bytes; a buffer of the kernel is some MiB */
 #define SEGMENT_MAX (64u << 10)
-
-/* A socket in repair mode, and what it had before. */
-struct repair {
-	int fd;
-	int reuse, inline_urgent, peek_offset;
-};
 
 static int get_int(int fd, int level, int name, int *ret)
 {
@@ -47,32 +46,49 @@ static int set_int(int fd, int level, int name, int value)
 	return setsockopt(fd, level, name, &value, sizeof(value)) < 0 ? -errno : 0;
 }
 
-static int enter(struct repair *repair)
+/* What entering and asking changes. */
+static int remember(int fd, struct dump_tcp_mark *ret)
 {
-	int r = get_int(repair->fd, SOL_SOCKET, SO_REUSEADDR, &repair->reuse);
+	int r = get_int(fd, SOL_SOCKET, SO_REUSEADDR, &ret->reuse);
 
-	if (r == 0)
-		r = get_int(repair->fd, SOL_SOCKET, SO_OOBINLINE, &repair->inline_urgent);
-	if (get_int(repair->fd, SOL_SOCKET, SO_PEEK_OFF, &repair->peek_offset) < 0)
-		repair->peek_offset = -1; /* before Linux 6.9 TCP has none */
-	if (r == 0 && !repair->inline_urgent)
-		r = set_int(repair->fd, SOL_SOCKET, SO_OOBINLINE, 1);
-	if (r == 0 && repair->peek_offset >= 0)
-		r = set_int(repair->fd, SOL_SOCKET, SO_PEEK_OFF, -1);
-	return r < 0 ? r : image_tcp_set(repair->fd, IMAGE_TCP_REPAIR);
+	if (get_int(fd, SOL_SOCKET, SO_PEEK_OFF, &ret->peek_offset) < 0)
+		ret->peek_offset = -1; /* before Linux 6.9 TCP has none */
+	return r < 0 ? r : get_int(fd, SOL_SOCKET, SO_OOBINLINE, &ret->inline_urgent);
 }
 
-static int leave(const struct repair *repair)
+static int enter(int fd, const struct dump_tcp_mark *before)
 {
-	int r = image_tcp_set(repair->fd, IMAGE_TCP_QUIET);
+	int r = image_tcp_set(fd, IMAGE_TCP_REPAIR);
 
-	if (repair->reuse)
-		r |= set_int(repair->fd, SOL_SOCKET, SO_REUSEADDR, repair->reuse);
-	if (!repair->inline_urgent)
-		r |= set_int(repair->fd, SOL_SOCKET, SO_OOBINLINE, 0);
-	if (repair->peek_offset >= 0)
-		r |= set_int(repair->fd, SOL_SOCKET, SO_PEEK_OFF, repair->peek_offset);
+	if (r == 0 && !before->inline_urgent)
+		r = set_int(fd, SOL_SOCKET, SO_OOBINLINE, 1);
+	if (r == 0 && before->peek_offset >= 0)
+		r = set_int(fd, SOL_SOCKET, SO_PEEK_OFF, -1);
 	return r;
+}
+
+static int leave(int fd, const struct dump_tcp_mark *before)
+{
+	int r = image_tcp_set(fd, IMAGE_TCP_QUIET);
+
+	if (r == 0 && before->reuse)
+		r = set_int(fd, SOL_SOCKET, SO_REUSEADDR, before->reuse);
+	if (r == 0 && !before->inline_urgent)
+		r = set_int(fd, SOL_SOCKET, SO_OOBINLINE, 0);
+	if (r == 0 && before->peek_offset >= 0)
+		r = set_int(fd, SOL_SOCKET, SO_PEEK_OFF, before->peek_offset);
+	return r;
+}
+
+int dump_tcp_mend(const struct dump_tcp_mark *mark)
+{
+	pid_t pid = atomic_load(&mark->pid);
+	_cleanup_fd_ int pidfd = pid ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+	_cleanup_fd_ int fd = pidfd < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, pidfd, mark->number, 0);
+
+	if (pid == 0)
+		return 0;
+	return fd < 0 ? -errno : leave(fd, mark);
 }
 
 /* The sequence number behind a queue, which is selected for reading. */
@@ -197,9 +213,17 @@ int dump_tcp_refused(int fd, struct error *error)
 	return 0;
 }
 
-int dump_tcp_read(int fd, TcpStream *message, struct buffer *data, uint32_t *ret_state, struct error *error)
+static int read_all(int fd, bool fin_sent, TcpStream *message, struct buffer *data)
 {
-	struct repair repair = { .fd = fd };
+	int r = read_windows(fd, message);
+
+	return r < 0 ? r : read_queues(fd, fin_sent, message, data);
+}
+
+int dump_tcp_read(struct dump_context *ctx, pid_t pid, int number, int fd, TcpStream *message, struct buffer *data,
+		  uint32_t *ret_state, struct error *error)
+{
+	struct dump_tcp_mark own = { 0 }, *mark = ctx->tcp_mark ? ctx->tcp_mark : &own;
 	struct tcp_info info = { 0 };
 	socklen_t size = sizeof(info);
 	bool fin_sent;
@@ -210,12 +234,17 @@ int dump_tcp_read(int fd, TcpStream *message, struct buffer *data, uint32_t *ret
 	*ret_state = info.tcpi_state;
 	fin_sent = info.tcpi_state == TCP_FIN_WAIT1 || info.tcpi_state == TCP_CLOSING || info.tcpi_state == TCP_LAST_ACK;
 	note_options(fd, &info, message);
-	r = enter(&repair);
+	mark->number = number;
+	r = remember(fd, mark);
+	if (r < 0)
+		return error_set_errno(error, r, "looking at a TCP connection");
+	atomic_store(&mark->pid, pid);
+	r = enter(fd, mark);
+	stop_point("tcp-repair");
 	if (r == 0)
-		r = read_windows(fd, message);
-	if (r == 0)
-		r = read_queues(fd, fin_sent, message, data);
-	left = leave(&repair);
+		r = read_all(fd, fin_sent, message, data);
+	left = leave(fd, mark);
+	atomic_store(&mark->pid, 0);
 	if (r == 0)
 		r = left;
 	if (r == -EPERM)

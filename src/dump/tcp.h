@@ -7,6 +7,7 @@
 
 #include <stdint.h>
 
+#include "dump/dump.h"
 #include "tcp-stream.pb-c.h"
 #include "util/buffer.h"
 #include "util/error.h"
@@ -18,7 +19,8 @@
 int dump_tcp_refused(int fd, struct error *error);
 
 /*
- * Reads a connection whose program stands still. `message` is initialised by the caller, `data` gets what was received and
+ * Reads a connection whose program stands still: PID `pid` has it open as `number`, we as `fd`. `message` is initialised by the caller, `data` gets what was received and
  * then what is to be sent. `ret_state` is a TCP_* of the kernel.
  */
-int dump_tcp_read(int fd, TcpStream *message, struct buffer *data, uint32_t *ret_state, struct error *error);
+int dump_tcp_read(struct dump_context *ctx, pid_t pid, int number, int fd, TcpStream *message, struct buffer *data,
+		  uint32_t *ret_state, struct error *error);

@@ -305,7 +305,7 @@ int check_features(struct check_feature **ret, size_t *ret_count, struct error *
 
 int check_tree(pid_t pid, const struct log *log, struct image_blockers *ret, struct error *error)
 {
-	const struct dump_options options = { .tcp_close = false };
+	const struct dump_options options = { .tcp_established = true };
 	struct dump_context *context = NULL;
 	struct image_set *images = NULL;
 	int r = dump_context_new(pid, &options, log, &context, error);

@@ -111,6 +111,7 @@ int migrate_checkpoint(const struct migrate_checkpoint_options *options, const s
 	r = source_init(&source, &move, &destination_directory, log, summary, error);
 	source.dump_options.ghost_limit = options->ghost_limit;
 	source.dump_options.shell_job = options->shell_job;
+	source.dump_options.tcp_established = options->tcp_established;
 	source.dump_options.refuse_locks = !options->file_locks;
 	source.bulk_count = 1;
 	if (r == 0)

@@ -30,6 +30,7 @@ struct migrate_checkpoint_options {
 	bool pre_dump;          /* pages only, from the running tree: something for a dump to build upon */
 	bool tcp_close;
 	bool ext_unix;          /* UNIX sockets may be connected to processes outside of the tree */
+	bool tcp_established;   /* TCP connections come along; otherwise they are in the way */
 	uint64_t ghost_limit;   /* bytes of a deleted file; 0: the usual */
 	bool shell_job;         /* it shares a terminal with processes outside of the tree */
 	bool file_locks;        /* locks on files come along; otherwise they are in the way */

@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "image/tcp-repair.h"
 #include "source.h"
 #include "util/cleanup.h"
 
@@ -38,11 +39,26 @@ static void end_leftover(const struct source *source)
 		leftover_end(&entry);
 }
 
+/* The peers of its connections talk to the other copy now. */
+static void hush(struct source *source)
+{
+	struct error error = ERROR_INIT;
+
+	if (!source->dump->has_tcp || source->dump_options.tcp_close)
+		return;
+	array_for_each(process, &source->dump->processes)
+		if (image_tcp_hush((*process)->pid, &error) < 0) {
+			log_error(source->log, "%s", error.message);
+			error_clear(&error);
+		}
+}
+
 void end_source_copy(struct source *source)
 {
 	int64_t deadline = clock_deadline(10 * CLOCK_S);
 
 	memory_stop_tracking(source);
+	hush(source);
 	for (size_t i = source->dump->processes.count; i-- > 0;)
 		syscall(SYS_pidfd_send_signal, source->dump->processes.items[i]->pidfd, SIGKILL, NULL, 0);
 	if (source->stopped) {

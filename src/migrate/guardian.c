@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The guardian: a small process that only waits for our end. If we are killed (SIGKILL, out of memory), it cleans up what
- * the kernel does not: remote areas in the tree's processes, the lock on its connections, and the freezer. Before the commit the tree runs on; after
+ * the kernel does not: remote areas in the tree's processes, a TCP socket that was being read, the lock on its connections,
+ * and the freezer. Before the commit the tree runs on; after
  * it, the tree stays frozen, and the journal tells the operator; but a checkpoint is complete then, and what is left of the
  * tree is ended.
  *
@@ -64,6 +65,7 @@ static void clean_up(struct source *source)
 		mark_in_doubt(source);
 		return;
 	}
+	(void)dump_tcp_mend(&source->shared->tcp_mark);
 	lock_remove(source, source->shared->session, NULL);
 	/* The thaw first: a frozen thread neither leaves a remote area nor unmaps it. */
 	if (source->shared->freezer[0] && freezer_open(source->shared->freezer, &freezer, NULL) == 0) {
@@ -119,6 +121,7 @@ int guardian_start(struct source *source, struct error *error)
 		return error_set_errno(error, -errno, "cannot get shared memory");
 	}
 	memcpy(source->shared->session, source->session, sizeof(source->shared->session));
+	source->dump->tcp_mark = &source->shared->tcp_mark;
 	if (pipe2(fds, O_CLOEXEC) < 0)
 		return error_set_errno(error, -errno, "cannot make a pipe");
 	source->guardian = fork();
@@ -145,6 +148,8 @@ void guardian_dismiss(struct source *source)
 		waitpid(source->guardian, NULL, 0);
 		source->guardian = 0;
 	}
+	if (source->dump)
+		source->dump->tcp_mark = NULL;
 	if (source->shared)
 		munmap(source->shared, sizeof(*source->shared));
 	source->shared = NULL;

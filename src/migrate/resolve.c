@@ -20,6 +20,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "image/tcp-repair.h"
 #include "source.h"
 #include "util/cleanup.h"
 #include "util/fdio.h"
@@ -68,11 +69,27 @@ static void clean(struct source *source, const JournalEntry *entry, int64_t dead
 		log_warning(source->log, "%s", error.message);
 }
 
+/* Connections that end without a word, as the other copy has them; or the contrary, for who was killed in the midst of it. */
+static void hush(struct source *source, const JournalEntry *entry, bool on)
+{
+	for (size_t i = 0; i < entry->n_processes; i++) {
+		struct error error = ERROR_INIT;
+		int r = 0;
+
+		if (journal_process_alive(entry->processes[i]))
+			r = on ? image_tcp_hush(entry->processes[i]->pid, &error) :
+				 image_tcp_wake(entry->processes[i]->pid, false, &error);
+		if (r < 0)
+			log_error(source->log, "%s", error.message);
+	}
+}
+
 static int thaw(struct source *source, const JournalEntry *entry, struct error *error)
 {
 	int64_t deadline = clock_deadline(10 * CLOCK_S);
 	int r;
 
+	hush(source, entry, false);
 	r = lock_remove(source, entry->session.data, error);
 	if (r == 0 && source->freezer)
 		r = freezer_thaw(source->freezer, deadline, error);
@@ -95,6 +112,7 @@ static int finish(struct source *source, const JournalEntry *entry, struct error
 	int64_t deadline = clock_deadline(10 * CLOCK_S);
 	struct error locked = ERROR_INIT;
 
+	hush(source, entry, true);
 	for (size_t i = entry->n_processes; i-- > 0;) {
 		_cleanup_fd_ int pidfd = -1;
 

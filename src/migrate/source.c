@@ -204,6 +204,7 @@ int source_init(struct source *source, const struct migrate_options *options,
 	pthread_mutex_init(&source->lock, NULL);
 	source->dump_options.tcp_close = options->tcp_close;
 	source->dump_options.ext_unix = options->ext_unix;
+	source->dump_options.tcp_established = !options->tcp_close;
 	name_own_programs(source);
 	source->dedup = dedup_new();
 	source->hints = tracee_hints_new();

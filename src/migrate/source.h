@@ -73,6 +73,7 @@ struct source_shared {
 	_Atomic int phase;        /* enum phase */
 	char freezer[1024];       /* path of the cgroup; "" while there is none */
 	uint8_t session[JOURNAL_SESSION_SIZE];
+	struct dump_tcp_mark tcp_mark; /* a socket that is just being read */
 };
 
 struct dedup;

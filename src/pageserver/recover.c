@@ -22,6 +22,7 @@
 #include <time.h>
 
 #include "image/ipc.h"
+#include "image/tcp-repair.h"
 #include "lazy/lazy.h"
 #include "session.h"
 #include "util/cleanup.h"
@@ -126,6 +127,19 @@ static int recover_running(struct registry *registry, JournalEntry *entry, struc
 	return r == 0 && lazy ? session_resume(registry, entry, lazy, error) : r;
 }
 
+/* What restore_tree_go() does. */
+static void wake_connections(struct registry *registry, const JournalEntry *entry)
+{
+	struct error error = ERROR_INIT;
+
+	for (size_t i = 0; i < entry->n_processes; i++)
+		if (journal_process_alive(entry->processes[i]) &&
+		    image_tcp_wake(entry->processes[i]->pid, true, &error) < 0) {
+			log_error(registry->log, "%s", error.message);
+			error_clear(&error);
+		}
+}
+
 /* Thaws it if that can be done safely. */
 static int run_committed(struct registry *registry, JournalEntry *entry, struct freezer *freezer, struct error *error)
 {
@@ -144,6 +158,7 @@ static int run_committed(struct registry *registry, JournalEntry *entry, struct 
 	}
 	if (r < 0)
 		return r;
+	wake_connections(registry, entry);
 	if (freezer)
 		r = freezer_thaw(freezer, clock_deadline(THAW_WAIT), error);
 	if (r == 0)

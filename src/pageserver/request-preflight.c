@@ -96,6 +96,7 @@ int request_preflight(struct session *session, const struct buffer *payload, str
 	session->bulk_count = message->has_bulk && message->bulk ? message->bulk : 1;
 	session->restore.tcp_close = message->tcp_close;
 	session->restore.ext_unix = message->ext_unix;
+	session->restore.tcp_established = !message->tcp_close;
 	session->dry_run = message->dry_run;
 	session->postcopy = message->postcopy;
 	available = registry_available(session->registry);

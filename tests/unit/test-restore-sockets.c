@@ -408,7 +408,7 @@ static void test_connection_blocks(void **state)
 	move_begin(&move, setup_connection);
 	move_dump(&move, false);
 	assert_true(move_has_blocker(&move, "fd 1 -> TCP 127.0.0.1:"));
-	assert_true(move_has_blocker(&move, "established TCP connections"));
+	assert_true(move_has_blocker(&move, "established TCP connection goes along only"));
 	assert_int_equal(move.source.blockers.list.count, 2);
 	move_end(&move);
 }
