@@ -42,6 +42,7 @@ int checkpoint_common_take(int option, char **argv, struct checkpoint_common *co
 	case CHECKPOINT_JSON: common->json = true; return 0;
 	case CHECKPOINT_TCP_CLOSE: common->tcp_close = true; return 0;
 	case CHECKPOINT_EXT_UNIX: common->ext_unix = true; return 0;
+	case CHECKPOINT_TCP_ESTABLISHED: common->tcp_established = true; return 0;
 	default: return command_bad_option(option, argv, error);
 	}
 }

@@ -8,6 +8,7 @@
 
 enum {
 	CHECKPOINT_STATE_DIR = COMMAND_LONG + 64, CHECKPOINT_PIDFILE, CHECKPOINT_JSON, CHECKPOINT_TCP_CLOSE, CHECKPOINT_EXT_UNIX,
+	CHECKPOINT_TCP_ESTABLISHED,
 	CHECKPOINT_OWN, /* first number of a command's own */
 };
 
@@ -21,6 +22,7 @@ struct checkpoint_common {
 	bool json;
 	bool tcp_close;
 	bool ext_unix;
+	bool tcp_established;
 };
 
 #define CHECKPOINT_LONG                                                       \
@@ -32,7 +34,8 @@ struct checkpoint_common {
 	{ "pidfile", required_argument, NULL, CHECKPOINT_PIDFILE },           \
 	{ "json", no_argument, NULL, CHECKPOINT_JSON },                       \
 	{ "tcp-close", no_argument, NULL, CHECKPOINT_TCP_CLOSE },             \
-	{ "ext-unix-sk", no_argument, NULL, CHECKPOINT_EXT_UNIX }
+	{ "ext-unix-sk", no_argument, NULL, CHECKPOINT_EXT_UNIX },               \
+	{ "tcp-established", no_argument, NULL, CHECKPOINT_TCP_ESTABLISHED }
 
 /* Takes one that getopt_long() gave. -EINVAL, too when it is no option of these. */
 int checkpoint_common_take(int option, char **argv, struct checkpoint_common *common, struct log *log, struct error *error);

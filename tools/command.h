@@ -15,6 +15,7 @@
 int command_check(int argc, char **argv, struct log *log);
 int command_core(int argc, char **argv, struct log *log);
 int command_dedup(int argc, char **argv, struct log *log);
+int command_unlock(int argc, char **argv, struct log *log);
 int command_dump(int argc, char **argv, struct log *log); /* pre-dump, too */
 int command_restore(int argc, char **argv, struct log *log);
 int command_show(int argc, char **argv, struct log *log);

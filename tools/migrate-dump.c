@@ -160,6 +160,7 @@ static int run_dump(struct dump_command *command, struct log *log, struct error 
 	command->options.state_dir = command->common.state_dir;
 	command->options.tcp_close = command->common.tcp_close;
 	command->options.ext_unix = command->common.ext_unix;
+	command->options.tcp_established = command->common.tcp_established;
 	command->options.json = true; /* lines of rounds are for the wire's users */
 	command->options.cancel_fd = command_catch_stop();
 	r = migrate_checkpoint(&command->options, log, &summary, error);

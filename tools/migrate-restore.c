@@ -84,6 +84,7 @@ static int restore(struct restore_command *command, struct checkpoint_summary *s
 	command->options.keeper_dir = command->common.state_dir;
 	command->options.restore.tcp_close = command->common.tcp_close;
 	command->options.restore.ext_unix = command->common.ext_unix;
+	command->options.restore.tcp_established = command->common.tcp_established;
 	command->options.cancel_fd = command_catch_stop();
 	r = checkpoint_restore(&command->options, command->log, summary, ret_lazy, error);
 	close(command->options.cancel_fd);

@@ -304,14 +304,15 @@ static const struct {
 	  "               [--tcp-close] [--ext-unix-sk] [--dry-run] [--json] [-v] PID" },
 	{ "check", command_check, "check [--json] [--kinds | PID]" },
 	{ "dump", command_dump,
-	  "dump -t PID -D DIR [-R|-s] [-j] [-l] [--tcp-close] [--ext-unix-sk] [--ghost-limit SIZE]\n"
+	  "dump -t PID -D DIR [-R|-s] [-j] [-l] [--tcp-established|--tcp-close] [--ext-unix-sk] [--ghost-limit SIZE]\n"
 	  "               [--prev-images-dir DIR] [-o FILE] [-W DIR] [-v[N]] [--pidfile FILE] [--status-fd N]\n"
 	  "               [--state-dir DIR] [--json]" },
 	{ "pre-dump", command_dump, "pre-dump -t PID -D DIR [--prev-images-dir DIR] [as dump]" },
 	{ "restore", command_restore,
-	  "restore -D DIR [-d [-S]] [-j] [--lazy-pages] [--tcp-close] [--ext-unix-sk] [-o FILE] [-W DIR]\n"
+	  "restore -D DIR [-d [-S]] [-j] [--lazy-pages] [--tcp-established|--tcp-close] [--ext-unix-sk] [-o FILE] [-W DIR]\n"
 	  "                  [-v[N]] [--pidfile FILE] [--state-dir DIR] [--json]" },
 	{ "dedup", command_dedup, "dedup DIR" },
+	{ "unlock", command_unlock, "unlock DIR" },
 	{ "show", command_show, "show [--json] [--verify] DIR|FILE" },
 	{ "core", command_core, "core DIR [-o FILE] [PID]" },
 	{ "keys", run_keys, "keys --dir DIR [--name HOST]... [--client NAME]" },

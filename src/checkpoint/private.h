@@ -14,6 +14,8 @@ struct checkpoint {
 	struct image_directory *directory; /* owned */
 	struct restore_options restore;
 	struct restore_tree *tree;         /* owned */
+	struct net_lock *lock;             /* owned; NULL: no TCP connections */
+	bool lock_found;                   /* it was there: it is of the dump, and stays if this fails */
 	struct checkpoint_lazy *lazy;      /* owned; NULL: all pages are put in place first */
 };
 

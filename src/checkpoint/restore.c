@@ -13,8 +13,11 @@
 #include <limits.h>
 #include <poll.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
+#include "image/tree-name.h"
+#include "net/lock.h"
 #include "pstree.pb-c.h"
 #include "private.h"
 #include "restore/file-lock.h"
@@ -55,6 +58,58 @@ static int check(struct checkpoint *checkpoint, struct error *error)
 		r = report(checkpoint, &blockers, error);
 	image_blockers_deinit(&blockers);
 	return r;
+}
+
+struct search {
+	const char *name;
+	bool found;
+};
+
+static bool is_it(void *context, const char *session)
+{
+	struct search *search = context;
+
+	search->found |= strcmp(session, search->name) == 0;
+	return true;
+}
+
+static bool has_connections(const struct checkpoint *checkpoint)
+{
+	return checkpoint->options->restore.tcp_established &&
+	       image_set_find(image_directory_set(checkpoint->directory), IMAGE_TCP_STREAM, IMAGE_ANY);
+}
+
+/*
+ * The dump has left a lock on the connections, unless it was made on another host: then there is one from now on. It goes when
+ * the tree runs.
+ */
+static int take_lock(struct checkpoint *checkpoint, struct error *error)
+{
+	char name[IMAGE_TREE_NAME_SIZE];
+	struct search search = { .name = name };
+	int r;
+
+	if (!has_connections(checkpoint))
+		return 0;
+	r = image_tree_name(image_directory_set(checkpoint->directory), name, error);
+	if (r == 0)
+		r = net_lock_remove_stale(NET_LOCK_CHECKPOINT, is_it, &search, error);
+	if (r >= 0)
+		r = net_lock_new(NET_LOCK_CHECKPOINT, name, &checkpoint->lock, error);
+	if (r < 0)
+		return r;
+	checkpoint->lock_found = search.found;
+	checkpoint->tree->lock = checkpoint->lock;
+	return net_lock_prepare(checkpoint->lock, error);
+}
+
+static void leave_lock(struct checkpoint *checkpoint, bool failed)
+{
+	struct error error = ERROR_INIT;
+
+	if (failed && checkpoint->lock && !checkpoint->lock_found && net_lock_release(checkpoint->lock, &error) < 0)
+		log_error(checkpoint->log, "%s", error.message);
+	net_lock_free(checkpoint->lock);
 }
 
 static void note_time(const struct checkpoint *checkpoint, const char *what)
@@ -164,6 +219,8 @@ int checkpoint_restore(const struct checkpoint_restore_options *options, const s
 	note_time(&checkpoint, "checked");
 	if (r == 0)
 		r = restore_tree_new(&checkpoint.restore, log, &checkpoint.tree, error);
+	if (r == 0)
+		r = take_lock(&checkpoint, error);
 	if (r == 0 && options->lazy_pages)
 		r = checkpoint_lazy_new(&checkpoint, &checkpoint.lazy, error);
 	if (r == 0)
@@ -181,6 +238,7 @@ int checkpoint_restore(const struct checkpoint_restore_options *options, const s
 	else if (r == 0)
 		*ret_lazy = NULL;
 	checkpoint_lazy_free(checkpoint.lazy);
+	leave_lock(&checkpoint, r < 0);
 	image_directory_free(checkpoint.directory);
 	return r;
 }

@@ -47,6 +47,7 @@ struct dump_options {
 	bool tcp_close;     /* established TCP connections are restored as closed by the peer */
 	bool tcp_established; /* they go along; without either they are blockers */
 	bool ext_unix;      /* UNIX sockets may be connected to processes outside of the tree, see unix-socket.c */
+	bool tcp_loopback;  /* also those to a program on this host that is not in the tree */
 	bool refuse_locks;  /* locks on files are in the way, rather than taken along */
 	bool shell_job; /* the tree shares the terminal it was started from with processes outside of it: tty.c */
 	uint64_t ghost_limit; /* bytes of one deleted file that may travel in the images; 0: 1 GiB */
@@ -107,6 +108,7 @@ struct dump_context {
 	struct dump_target_clocks target_clocks;
 	int64_t deadline;                   /* for batches, see util/clock.h; CLOCK_FOREVER unless the caller sets it */
 	struct net_lock *lock;              /* stops TCP connections at the freeze; borrowed, NULL: nothing does */
+	struct net_lock *kept_lock;         /* engaged likewise: one that stays when the tree is ended; borrowed, may be NULL */
 	struct dump_tcp_mark *tcp_mark;     /* borrowed; NULL: nobody would look */
 	bool has_tcp;                       /* a collection has met a TCP socket */
 	bool has_connections;               /* one that was connected */

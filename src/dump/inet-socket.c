@@ -10,6 +10,9 @@
  * stops all of them at once; then each is read (tcp.c) and described. With dump_options.tcp_close
  * the target makes a socket of a connection whose peer has closed, and nothing is read.
  *
+ * A connection over the loopback device reaches nobody from another host, unless both of its ends
+ * are in the tree.
+ *
  * Datagrams that wait in a UDP socket are lost in a move, as the network may lose them.
  *
  * Failure modes, all blockers: other protocols; connections that wait to be accepted; those that
@@ -63,8 +66,16 @@ struct inet_socket {
 	bool frozen;
 };
 
+/* A connection over the loopback device. */
+struct inet_loopback {
+	struct net_tuple tuple;
+	struct inet_socket file; /* without a descriptor */
+	struct inet_facts facts;
+};
+
 struct dump_inet {
-	ARRAY(struct inet_socket) tcp; /* at the freeze: noted, not described yet */
+	ARRAY(struct inet_socket) tcp;	      /* at the freeze: noted, not described yet */
+	ARRAY(struct inet_loopback) loopback; /* all of them */
 };
 
 static int get_int(int fd, int level, int name)
@@ -154,6 +165,14 @@ static void block(struct dump_context *ctx, const struct inet_socket *file,
 			 facts->connected ? destination : "");
 }
 
+static void refuse(struct dump_context *ctx, const struct inet_socket *file, const struct inet_facts *facts,
+		   enum image_kind kind)
+{
+	const struct image_kind_facts why = image_kind_get(kind);
+
+	block(ctx, file, facts, why.cause, why.remedy);
+}
+
 static bool is_connection(const struct inet_facts *facts)
 {
 	return facts->protocol == IPPROTO_TCP && facts->state != TCP_CLOSE && facts->state != TCP_LISTEN;
@@ -163,10 +182,9 @@ static bool is_connection(const struct inet_facts *facts)
 static bool blocked(struct dump_context *ctx, const struct inet_socket *file,
 		    const struct inet_facts *facts)
 {
-	struct error error = ERROR_INIT;
+	enum image_kind kind;
 	bool tcp = facts->type == SOCK_STREAM && facts->protocol == IPPROTO_TCP;
 	bool udp = facts->type == SOCK_DGRAM && facts->protocol == IPPROTO_UDP;
-	int r;
 
 	if (!tcp && !udp) {
 		block(ctx, file, facts, "only TCP and UDP sockets can be moved",
@@ -178,8 +196,7 @@ static bool blocked(struct dump_context *ctx, const struct inet_socket *file,
 	if (facts->state == TCP_LISTEN) {
 		if (facts->waiting == 0 || !file->frozen)
 			return false;
-		block(ctx, file, facts, "connections wait to be accepted",
-		      "try again when they have been accepted, or use --tcp-close");
+		refuse(ctx, file, facts, IMAGE_KIND_TCP_WAITING);
 		return true;
 	}
 	if (!ctx->options->tcp_established) {
@@ -187,10 +204,11 @@ static bool blocked(struct dump_context *ctx, const struct inet_socket *file,
 		      "use --tcp-established, or --tcp-close: the program then sees it closed");
 		return true;
 	}
-	r = dump_tcp_refused(file->fd, &error);
-	if (r == 0 || (r == -EAGAIN && !file->frozen))
+	kind = dump_tcp_kind(file->fd);
+	/* What is unread now need not be so at the freeze. */
+	if (kind == IMAGE_KIND_TCP_CONNECTION || (kind == IMAGE_KIND_TCP_UNREAD_URGENT && !file->frozen))
 		return false;
-	block(ctx, file, facts, error.message, "let the program close it first, or use --tcp-close");
+	refuse(ctx, file, facts, kind);
 	return true;
 }
 
@@ -253,6 +271,73 @@ static bool is_shut_for_reading(int fd)
 	return poll(&look, 1, 0) > 0 && look.revents & POLLRDHUP;
 }
 
+static struct dump_inet *get_inet(struct dump_files *files)
+{
+	if (!files->inet)
+		files->inet = calloc(1, sizeof(*files->inet));
+	return files->inet;
+}
+
+static bool is_loopback(const union address *address)
+{
+	if (address->any.sa_family == AF_INET)
+		return ntohl(address->v4.sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+	return IN6_IS_ADDR_LOOPBACK(&address->v6.sin6_addr) ||
+	       (IN6_IS_ADDR_V4MAPPED(&address->v6.sin6_addr) && address->v6.sin6_addr.s6_addr[12] == IN_LOOPBACKNET);
+}
+
+static int note_loopback(struct dump_context *ctx, const struct inet_socket *file, const struct inet_facts *facts,
+			 struct error *error)
+{
+	struct inet_loopback loopback = { .file = *file, .facts = *facts };
+	struct dump_inet *inet = get_inet(ctx->files);
+	struct net_tuples tuples = { 0 };
+	int r;
+
+	if (!facts->connected || !is_loopback(&facts->destination))
+		return 0;
+	r = inet ? net_tuples_add(&tuples, &facts->source.any, &facts->destination.any) : -ENOMEM;
+	if (r == 0) {
+		loopback.tuple = tuples.list.items[0];
+		r = array_append(&inet->loopback, loopback);
+	}
+	net_tuples_deinit(&tuples);
+	return r < 0 ? error_set_errno(error, r, "noting a connection") : 0;
+}
+
+static int compare_ends(const struct net_end *a, const struct net_end *b)
+{
+	int order = memcmp(a->ip, b->ip, sizeof(a->ip));
+
+	return order ? order : (a->port > b->port) - (a->port < b->port);
+}
+
+static int compare_loopback(const void *left, const void *right)
+{
+	const struct net_tuple *a = &((const struct inet_loopback *)left)->tuple;
+	const struct net_tuple *b = &((const struct inet_loopback *)right)->tuple;
+	int order = (a->family > b->family) - (a->family < b->family);
+
+	if (order == 0)
+		order = compare_ends(&a->local, &b->local);
+	return order ? order : compare_ends(&a->remote, &b->remote);
+}
+
+static void check_loopback(struct dump_context *ctx, struct dump_inet *inet)
+{
+	if (ctx->options->tcp_loopback || ctx->options->tcp_close || inet->loopback.count == 0)
+		return;
+	qsort(inet->loopback.items, inet->loopback.count, sizeof(inet->loopback.items[0]), compare_loopback);
+	array_for_each (end, &inet->loopback) {
+		struct inet_loopback other = { .tuple = end->tuple };
+
+		other.tuple.local = end->tuple.remote;
+		other.tuple.remote = end->tuple.local;
+		if (!bsearch(&other, inet->loopback.items, inet->loopback.count, sizeof(other), compare_loopback))
+			refuse(ctx, &end->file, &end->facts, IMAGE_KIND_TCP_LOOPBACK);
+	}
+}
+
 static int describe(struct dump_context *ctx, const struct inet_socket *file, struct error *error)
 {
 	IpOptions ip = IP_OPTIONS__INIT;
@@ -268,6 +353,11 @@ static int describe(struct dump_context *ctx, const struct inet_socket *file, st
 	ctx->has_connections |= is_connection(&facts);
 	if (blocked(ctx, file, &facts))
 		return 0;
+	if (is_connection(&facts)) {
+		r = note_loopback(ctx, file, &facts, error);
+		if (r < 0)
+			return r;
+	}
 	if (file->frozen && is_connection(&facts) && !ctx->options->tcp_close) {
 		r = add_stream(ctx, file, &facts.state, error);
 		if (r < 0)
@@ -322,17 +412,15 @@ static int copy_descriptor(int fd)
 
 static int note(struct dump_context *ctx, const struct inet_socket *file, struct error *error)
 {
-	struct dump_files *files = ctx->files;
+	struct dump_inet *inet = get_inet(ctx->files);
 	struct inet_socket noted = *file;
 
-	if (!files->inet)
-		files->inet = calloc(1, sizeof(*files->inet));
-	if (!files->inet)
+	if (!inet)
 		return error_set(error, -ENOMEM, "no memory for sockets");
 	noted.fd = copy_descriptor(file->fd);
 	if (noted.fd < 0)
 		return error_set_errno(error, noted.fd, "keeping a socket");
-	if (array_append(&files->inet->tcp, noted) < 0) {
+	if (array_append(&inet->tcp, noted) < 0) {
 		close(noted.fd);
 		return error_set(error, -ENOMEM, "no memory for sockets");
 	}
@@ -346,6 +434,7 @@ void dump_inet_free(struct dump_inet *inet)
 	array_for_each (file, &inet->tcp)
 		close(file->fd);
 	array_deinit(&inet->tcp);
+	array_deinit(&inet->loopback);
 	free(inet);
 }
 
@@ -366,15 +455,17 @@ static int engage(struct dump_context *ctx, const struct dump_inet *inet, struct
 	struct net_tuples tuples = { 0 };
 	int r = 0;
 
-	if (!ctx->lock)
+	if (!ctx->lock && !ctx->kept_lock)
 		return 0;
 	array_for_each (file, &inet->tcp)
 		if (r == 0)
 			r = add_tuple(&tuples, file->fd);
 	if (r < 0)
 		error_set_errno(error, r, "listing the TCP sockets");
-	if (r == 0)
+	if (r == 0 && ctx->lock)
 		r = net_lock_engage(ctx->lock, &tuples, error);
+	if (r == 0 && ctx->kept_lock)
+		r = net_lock_engage(ctx->kept_lock, &tuples, error);
 	net_tuples_deinit(&tuples);
 	return r;
 }
@@ -386,6 +477,8 @@ static int finish(struct dump_context *ctx, struct error *error)
 
 	for (size_t i = 0; inet && r == 0 && i < inet->tcp.count; i++)
 		r = describe(ctx, &inet->tcp.items[i], error);
+	if (inet && r == 0)
+		check_loopback(ctx, inet);
 	return r;
 }
 

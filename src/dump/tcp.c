@@ -10,8 +10,7 @@
  * SO_REUSEADDR back. The queues are peeked at with urgent data in the line and no offset, whatever the program has set.
  * What has come out of order is not told, and not acknowledged for good: the peer sends it again.
  *
- * Failure modes. A socket that something else has put in repair mode, and urgent data that was not read yet, are blockers
- * (-EOPNOTSUPP, with the sentence). Data that came without a lock between the questions: -EAGAIN.
+ * Failure modes. Data that came between the questions, as nothing kept it off: -EAGAIN.
  */
 #include "dump/tcp.h"
 
@@ -195,7 +194,7 @@ static void note_options(int fd, const struct tcp_info *info, TcpStream *message
 	message->nodelay = value != 0;
 }
 
-int dump_tcp_refused(int fd, struct error *error)
+enum image_kind dump_tcp_kind(int fd)
 {
 	struct pollfd urgent = { .fd = fd, .events = POLLPRI };
 	char protocol[32] = "";
@@ -203,14 +202,14 @@ int dump_tcp_refused(int fd, struct error *error)
 	int mark = 0;
 
 	if (image_tcp_is_in_repair(fd))
-		return error_set(error, -EOPNOTSUPP, "something else has put it in repair mode (TCP_REPAIR)");
+		return IMAGE_KIND_TCP_REPAIR;
 	if (getsockopt(fd, IPPROTO_TCP, TCP_ULP, protocol, &size) == 0 && size > 0 && protocol[0])
-		return error_set(error, -EOPNOTSUPP, "the kernel does %s for it", protocol);
+		return IMAGE_KIND_TCP_ULP;
 	if (poll(&urgent, 1, 0) > 0 && urgent.revents & POLLPRI)
-		return error_set(error, -EAGAIN, "urgent data waits to be read");
+		return IMAGE_KIND_TCP_UNREAD_URGENT;
 	if (ioctl(fd, SIOCATMARK, &mark) == 0 && mark)
-		return error_set(error, -EAGAIN, "it is at the mark of urgent data");
-	return 0;
+		return IMAGE_KIND_TCP_UNREAD_URGENT;
+	return IMAGE_KIND_TCP_CONNECTION;
 }
 
 static int read_all(int fd, bool fin_sent, TcpStream *message, struct buffer *data)

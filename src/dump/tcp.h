@@ -12,11 +12,8 @@
 #include "util/buffer.h"
 #include "util/error.h"
 
-/*
- * Whether a connection can be read at all: 0, or with a sentence -EOPNOTSUPP (it never can), -EAGAIN (only when the program
- * has done something about it).
- */
-int dump_tcp_refused(int fd, struct error *error);
+/* The kind of connection that it is and that cannot be moved, or IMAGE_KIND_TCP_CONNECTION. */
+enum image_kind dump_tcp_kind(int fd);
 
 /*
  * Reads a connection whose program stands still: PID `pid` has it open as `number`, we as `fd`. `message` is initialised by the caller, `data` gets what was received and

@@ -30,6 +30,7 @@
 #include "pagestream-files.pb-c.h"
 #include "pipe.pb-c.h"
 #include "sk-packet.pb-c.h"
+#include "tcp-stream.pb-c.h"
 
 #define CRIU_LOCK_POSIX 1 /* file_lock_entry.flag, as FL_* of the kernel */
 #define CRIU_LOCK_FLOCK 2
@@ -403,26 +404,37 @@ static int export_pipes(struct exporter *exporter, enum image_type type)
 	return r;
 }
 
-static int export_packets(struct exporter *exporter)
+/* How many bytes follow the message. */
+static size_t bytes_behind(enum image_type type, const ProtobufCMessage *message)
 {
-	const struct image_criu_kind *kind = image_criu_kind_of(IMAGE_SOCKET_QUEUE);
+	const TcpStream *stream = (const TcpStream *)message;
+
+	return type == IMAGE_SOCKET_QUEUE ? ((const SocketPacket *)message)->length : (size_t)stream->inq_len + stream->outq_len;
+}
+
+/* Packets, and what is in the queues of connections. */
+static int export_pairs(struct exporter *exporter, enum image_type type)
+{
+	const struct image_criu_kind *kind = image_criu_kind_of(type);
 	const struct image_record *record, *data;
 	size_t cursor = 0;
 	int r = 0;
 
-	while (r == 0 && (record = image_set_next(exporter->set, IMAGE_SOCKET_QUEUE, IMAGE_ANY, &cursor))) {
-		SocketPacket *message = (SocketPacket *)unpack(exporter, record, &socket_packet__descriptor);
+	while (r == 0 && (record = image_set_next(exporter->set, type, IMAGE_ANY, &cursor))) {
+		ProtobufCMessage *message = unpack(exporter, record, kind->descriptor);
+		size_t size = message ? bytes_behind(type, message) : 0;
 		struct image_export_file *file;
 
 		if (!message)
 			return -EPROTO;
-		data = message->length ? image_set_next(exporter->set, IMAGE_SOCKET_QUEUE, IMAGE_ANY, &cursor) : NULL;
-		if (message->length && (!data || data->size != message->length))
-			return error_set(exporter->error, -EPROTO, "the data of socket %u is damaged", message->id_for);
-		image_message_strip(&message->base);
-		r = add_entry(exporter, kind, 0, &message->base, data ? data->data : NULL, message->length, record);
+		data = size ? image_set_next(exporter->set, type, IMAGE_ANY, &cursor) : NULL;
+		if (size && (!data || data->size != size))
+			return error_set(exporter->error, -EPROTO, "the data behind %s record %u is damaged", kind->name,
+					 record->id);
+		image_message_strip(message);
+		r = add_entry(exporter, kind, record->id, message, data ? data->data : NULL, size, record);
 		if (r == 0 && data)
-			r = get_file(exporter, kind, 0, &file);
+			r = get_file(exporter, kind, record->id, &file);
 		if (r == 0 && data)
 			r = add_record(exporter, file, data);
 	}
@@ -461,6 +473,7 @@ static int export_record(struct exporter *exporter, const struct image_record *r
 	case IMAGE_PIPE_DATA:
 	case IMAGE_FIFO_DATA:
 	case IMAGE_SOCKET_QUEUE:
+	case IMAGE_TCP_STREAM:
 	case IMAGE_GHOST_FILE:
 	case IMAGE_MEMFD:
 		return 0; /* pairs and objects: elsewhere */
@@ -488,7 +501,9 @@ int image_export_make(const struct image_set *set, struct image_export *ret, str
 	if (r == 0)
 		r = export_pipes(&exporter, IMAGE_FIFO_DATA);
 	if (r == 0)
-		r = export_packets(&exporter);
+		r = export_pairs(&exporter, IMAGE_SOCKET_QUEUE);
+	if (r == 0)
+		r = export_pairs(&exporter, IMAGE_TCP_STREAM);
 	array_deinit(&exporter.memfds);
 	if (r < 0)
 		image_export_deinit(ret);

@@ -16,8 +16,37 @@
 #include <unistd.h>
 
 #include "directory.h"
+#include "net/lock.h"
 #include "source.h"
 #include "util/stop-point.h"
+
+/*
+ * Who talks to a tree that is ended shall wait for it until it is restored. The name is known to the guardian before the table
+ * is there.
+ */
+static int prepare_lock(struct source *source, struct error *error)
+{
+	char name[IMAGE_TREE_NAME_SIZE];
+	int r;
+
+	if (!source->dump_options.tcp_established || !source->dump->has_tcp)
+		return 0;
+	r = image_tree_name(source->images, name, error);
+	if (r == 0)
+		r = net_lock_new(NET_LOCK_CHECKPOINT, name, &source->dump->kept_lock, error);
+	if (r < 0)
+		return r;
+	strcpy(source->shared->kept_lock, name);
+	return net_lock_prepare(source->dump->kept_lock, error);
+}
+
+static void release_lock(struct source *source)
+{
+	struct error error = ERROR_INIT;
+
+	if (source->dump && source->dump->kept_lock && net_lock_release(source->dump->kept_lock, &error) < 0)
+		log_error(source->log, "%s", error.message);
+}
 
 static int until_stopped(struct source *source, const struct migrate_checkpoint_options *options, struct error *error)
 {
@@ -32,6 +61,10 @@ static int until_stopped(struct source *source, const struct migrate_checkpoint_
 	r = source_preflight(source, error);
 	if (r == 0)
 		r = source_guard(source, error);
+	if (r < 0)
+		return r;
+	if (options->after == MIGRATE_AFTER_KILL && !options->pre_dump)
+		r = prepare_lock(source, error);
 	if (r < 0)
 		return r;
 	source_enter(source, PHASE_PRECOPY);
@@ -84,6 +117,7 @@ static int end_tree(struct source *source, struct error *error)
 	if (r == 0)
 		r = directory_complete(source, error);
 	if (r < 0) {
+		release_lock(source);
 		end_rollback(source);
 		return r;
 	}
@@ -112,12 +146,15 @@ int migrate_checkpoint(const struct migrate_checkpoint_options *options, const s
 	source.dump_options.ghost_limit = options->ghost_limit;
 	source.dump_options.shell_job = options->shell_job;
 	source.dump_options.tcp_established = options->tcp_established;
+	source.dump_options.tcp_loopback = true; /* where it is restored, they may be met again */
 	source.dump_options.refuse_locks = !options->file_locks;
 	source.bulk_count = 1;
 	if (r == 0)
 		r = watch_start(&source, error);
 	if (r == 0)
 		r = until_stopped(&source, options, error);
+	if (r < 0)
+		release_lock(&source);
 	if (r < 0)
 		end_rollback(&source);
 	else if (options->pre_dump || options->after != MIGRATE_AFTER_KILL)
@@ -128,6 +165,8 @@ int migrate_checkpoint(const struct migrate_checkpoint_options *options, const s
 	summary->bytes_sent = summary->bytes_raw = source.directory ? source.destination->bytes(&source) : 0;
 	summary->total_ms = (double)(clock_now_ns() - source.started) / (double)CLOCK_MS;
 	directory_free(source.directory);
+	if (source.dump)
+		net_lock_free(source.dump->kept_lock);
 	source_deinit(&source);
 	return r;
 }

@@ -17,6 +17,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "image/tcp-repair.h"
+#include "net/lock.h"
 #include "progress.h"
 #include "source.h"
 #include "util/cleanup.h"
@@ -36,6 +38,19 @@ static void mark_in_doubt(const struct source *source)
 	journal_entry__free_unpacked(entry, NULL);
 }
 
+/* A lock keeps their peers from hearing of the end, but not for ever. */
+static void hush(struct source *source)
+{
+	JournalEntry *entry;
+
+	if (!source->shared->kept_lock[0] || journal_read(source->state_fd, source->shared->session, &entry, NULL) < 0)
+		return;
+	for (size_t i = 0; i < entry->n_processes; i++)
+		if (journal_process_alive(entry->processes[i]))
+			image_tcp_hush(entry->processes[i]->pid, NULL);
+	journal_entry__free_unpacked(entry, NULL);
+}
+
 /* Where the kernel has no cgroup.kill, what has not been ended yet runs on. */
 static void end_tree(struct source *source, int64_t deadline)
 {
@@ -43,6 +58,7 @@ static void end_tree(struct source *source, int64_t deadline)
 
 	if (freezer_open(source->shared->freezer, &freezer, NULL) < 0)
 		return;
+	hush(source);
 	freezer_kill(freezer, NULL);
 	freezer_thaw(freezer, deadline, NULL);
 	freezer_remove(freezer, deadline, NULL);
@@ -65,6 +81,8 @@ static void clean_up(struct source *source)
 		mark_in_doubt(source);
 		return;
 	}
+	if (source->shared->kept_lock[0])
+		net_lock_remove(NET_LOCK_CHECKPOINT, source->shared->kept_lock, NULL);
 	(void)dump_tcp_mend(&source->shared->tcp_mark);
 	lock_remove(source, source->shared->session, NULL);
 	/* The thaw first: a frozen thread neither leaves a remote area nor unmaps it. */

@@ -13,6 +13,7 @@
 #include "dump/dump.h"
 #include "estimate.h"
 #include "image/journal.h"
+#include "image/tree-name.h"
 #include "phase.h"
 #include "send.h"
 #include "throttle.h"
@@ -74,6 +75,7 @@ struct source_shared {
 	char freezer[1024];       /* path of the cgroup; "" while there is none */
 	uint8_t session[JOURNAL_SESSION_SIZE];
 	struct dump_tcp_mark tcp_mark; /* a socket that is just being read */
+	char kept_lock[IMAGE_TREE_NAME_SIZE]; /* session of the NET_LOCK_CHECKPOINT that is there; "" while there is none */
 };
 
 struct dedup;

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "image/tree-name.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "image/journal.h"
+#include "inventory.pb-c.h"
+
+static void write_name(uint32_t pid, uint64_t start_time, const char *boot_id, char ret[IMAGE_TREE_NAME_SIZE])
+{
+	size_t used = (size_t)snprintf(ret, IMAGE_TREE_NAME_SIZE, "%" PRIu32 "x%" PRIu64 "x", pid, start_time);
+
+	for (; *boot_id && used + 1 < IMAGE_TREE_NAME_SIZE; boot_id++)
+		if (*boot_id != '-')
+			ret[used++] = *boot_id;
+	ret[used] = '\0';
+}
+
+int image_tree_name(const struct image_set *images, char ret[IMAGE_TREE_NAME_SIZE], struct error *error)
+{
+	const struct image_record *record = image_set_find(images, IMAGE_INVENTORY, 0);
+	_cleanup_message_ Inventory *inventory = NULL;
+	int r = record ? image_unpack(record, inventory, &inventory, error) : -EPROTO;
+
+	if (r == 0 && !inventory->root)
+		r = -EPROTO;
+	if (r < 0)
+		return error_set(error, r, "nothing says which process the tree is of");
+	write_name(inventory->root->pid, inventory->root->start_time, inventory->root->boot_id, ret);
+	return 0;
+}
+
+bool image_tree_name_is_alive(const char *name)
+{
+	JournalProcess process = JOURNAL_PROCESS__INIT;
+	char boot[JOURNAL_BOOT_ID_MAX] = "", again[IMAGE_TREE_NAME_SIZE];
+
+	if (sscanf(name, "%" SCNd32 "x%" SCNu64 "x", &process.pid, &process.start_time) != 2 ||
+	    journal_boot_id(boot, NULL) < 0)
+		return false;
+	write_name((uint32_t)process.pid, process.start_time, boot, again);
+	return strcmp(name, again) == 0 && journal_process_alive(&process);
+}

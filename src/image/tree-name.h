@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A name for a tree that was dumped, for what of it is outside of its directory: its root, which was that of this boot. */
+#pragma once
+
+#include <stdbool.h>
+
+#include "image/image.h"
+#include "util/error.h"
+
+#define IMAGE_TREE_NAME_SIZE 64
+
+/* Letters and digits. -EPROTO without an inventory that names the root. */
+int image_tree_name(const struct image_set *images, char ret[IMAGE_TREE_NAME_SIZE], struct error *error);
+/* Whether the root of that name still runs: then it was never ended, or its dump is under way. */
+bool image_tree_name_is_alive(const char *name);

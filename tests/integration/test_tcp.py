@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""TCP connections to a client on a third host, which sees nothing of a move but a pause: every byte comes back in its place,
+and nothing is reset.
+"""
+import contextlib
+import random
+import re
+import threading
+import time
+
+import pytest
+from checkpoint import Place, dump, restore, run, text, wait_gone
+from hosts import wait_until
+from pagestream import PageServer, migrate, send
+
+PORT = 7070
+PATTERN = random.Random(1).randbytes(1000003)
+
+
+class Talk:
+    """A connection that an echo server answers: sends all the time, and compares what comes back."""
+
+    def __init__(self, client, address):
+        self.connection = client.connect(address, PORT)
+        self.connection.settimeout(60)
+        self.sent = self.received = 0
+        self.failure = None
+        self.stop = threading.Event()
+        self.threads = [threading.Thread(target=self._guarded, args=(work,), daemon=True) for work in (self._send, self._receive)]
+        for thread in self.threads:
+            thread.start()
+
+    def _guarded(self, work):
+        try:
+            work()
+        except (OSError, AssertionError) as e:
+            self.failure = self.failure or f"{type(e).__name__}: {e}"
+
+    def _send(self):
+        while not self.stop.is_set():
+            at = self.sent % len(PATTERN)
+            self.sent += self.connection.send(PATTERN[at:at + 65536])
+        self.connection.shutdown(1)
+
+    def _receive(self):
+        while True:
+            data = self.connection.recv(65536)
+            if not data:
+                return
+            at = self.received % len(PATTERN)
+            wanted = (PATTERN[at:] + PATTERN)[:len(data)]
+            assert data == wanted, f"wrong bytes from {self.received} on"
+            self.received += len(data)
+
+    def moves(self, seconds=20):
+        """Waits until something more has come back."""
+        before = self.received
+        wait_until(lambda: self.failure or self.received > before + 100000, seconds, "bytes come back")
+        assert not self.failure
+
+    def finish(self):
+        """All that was sent comes back, then the end."""
+        self.stop.set()
+        for thread in self.threads:
+            thread.join(60)
+            assert not thread.is_alive(), f"{self.sent} bytes sent, {self.received} came back"
+        self.connection.close()
+        assert not self.failure, self.failure
+        assert self.received == self.sent > 0
+
+
+class Address:
+    """A hook that has the test move the service's address while nobody runs."""
+
+    def __init__(self, lan, directory):
+        self.lan, self.directory = lan, directory
+        self.path = directory / "hook"
+        self.path.write_text(f"#!/bin/sh\n[ $1 = post-freeze ] || exit 0\n: > {directory}/wanted\n"
+                             f"while [ -e {directory}/wanted ]; do sleep 0.005; done\n")
+        self.path.chmod(0o755)
+
+    @contextlib.contextmanager
+    def goes_to(self, host):
+        ended = threading.Event()
+
+        def serve():
+            while not ended.is_set():
+                if (self.directory / "wanted").exists():
+                    self.lan.give(host)
+                    (self.directory / "wanted").unlink()
+                time.sleep(0.002)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield str(self.path)
+        finally:
+            ended.set()
+            thread.join()
+
+
+@pytest.fixture
+def address(lan, tmp_path):
+    lan.give(lan.hosts[1])
+    return Address(lan, tmp_path)
+
+
+def talks(lan):
+    """IPv4 (of a socket that listens for both), IPv6."""
+    return [Talk(lan.hosts[0], lan.service), Talk(lan.hosts[0], lan.service6)]
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "postcopy"])
+def test_there_and_back(two_hosts, lan, address, keys, start_victim, mode):
+    a, b, _ = two_hosts
+    victim = start_victim(a, "tcp-echo", PORT)
+    streams = talks(lan)
+    with PageServer(a, keys) as on_a, PageServer(b, keys) as on_b:
+        for source, target, server in ((a, b, on_b), (b, a, on_a)):
+            for talk in streams:
+                talk.moves()
+            with address.goes_to(target) as hook:
+                done = send(source, server, victim.pid, mode=mode, hook=hook)
+            assert done.status == 0, done.text()
+            victim.host = target
+            for talk in streams:
+                talk.moves()
+            victim.check(target)
+    for talk in streams:
+        talk.finish()
+    victim.check(a)
+
+
+def locks(host):
+    """Names of our tables of nftables."""
+    return re.findall(r"^table inet (pagestream-\S+)$", host.run(["nft", "list", "tables"]).stdout, re.M)
+
+
+def test_checkpoint(two_hosts, lan, address, start_victim):
+    """Ended with its connections open, and back some time later: its peers have waited."""
+    a, _, _ = two_hosts
+    victim = start_victim(a, "tcp-echo", PORT)
+    streams = talks(lan)
+    for talk in streams:
+        talk.moves()
+    with Place() as place:
+        directory = place.make()
+        refused = run(a, place, "dump", "-t", victim.pid, "-D", directory, "-l")
+        assert refused.returncode == 1 and "--tcp-established" in refused.stderr, text(refused)
+        for talk in streams:
+            talk.moves()
+        dump(a, place, victim.pid, directory, "--tcp-established")
+        wait_gone(a, [victim.pid])
+        assert len(locks(a)) == 1
+        time.sleep(0.3)  # in which they send, and send again
+        refused = run(a, place, "restore", "-D", directory, "-d")
+        assert refused.returncode == 1 and "--tcp-established" in refused.stderr, text(refused)
+        assert len(locks(a)) == 1
+        restore(a, place, directory, "--tcp-established")
+        assert not locks(a)
+        for talk in streams:
+            talk.moves()
+        victim.check(a)
+    for talk in streams:
+        talk.finish()
+
+
+def test_checkpoint_of_one_that_goes_on(two_hosts, lan, address, start_victim):
+    a, _, _ = two_hosts
+    victim = start_victim(a, "tcp-echo", PORT)
+    streams = talks(lan)
+    for talk in streams:
+        talk.moves()
+    with Place() as place:
+        dump(a, place, victim.pid, place.make(), "--tcp-established", "-R")
+    assert not locks(a)
+    for talk in streams:
+        talk.moves()
+        talk.finish()
+    victim.check(a)
+
+
+def test_checkpoint_given_up(two_hosts, lan, address, start_victim):
+    """Nobody restores it: with the lock gone, peers learn that there is no such connection."""
+    a, _, _ = two_hosts
+    victim = start_victim(a, "tcp-echo", PORT)
+    talk = Talk(lan.hosts[0], lan.service)
+    talk.moves()
+    with Place() as place:
+        directory = place.make()
+        dump(a, place, victim.pid, directory, "--tcp-established")
+        assert len(locks(a)) == 1 and not talk.failure
+        done = migrate(a, "unlock", directory)
+        assert done.returncode == 0, text(done)
+        assert not locks(a)
+    wait_until(lambda: talk.failure, 20, "a reset")
+    assert "reset" in talk.failure.lower(), talk.failure
