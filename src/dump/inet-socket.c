@@ -351,13 +351,9 @@ static int describe(struct dump_context *ctx, const struct inet_socket *file, st
 	if (r < 0)
 		return error_set_errno(error, r, "looking at a socket");
 	ctx->has_connections |= is_connection(&facts);
-	if (blocked(ctx, file, &facts))
-		return 0;
-	if (is_connection(&facts)) {
-		r = note_loopback(ctx, file, &facts, error);
-		if (r < 0)
-			return r;
-	}
+	r = is_connection(&facts) ? note_loopback(ctx, file, &facts, error) : 0;
+	if (r < 0 || blocked(ctx, file, &facts))
+		return r;
 	if (file->frozen && is_connection(&facts) && !ctx->options->tcp_close) {
 		r = add_stream(ctx, file, &facts.state, error);
 		if (r < 0)

@@ -31,6 +31,7 @@
 #include "util/stop-point.h"
 
 #define QUEUE_MAX (32u << 20) /* bytes; a buffer of the kernel is some MiB */
+#define TRIES_MAX 10u
 #define SEGMENT_MAX (64u << 10)
 
 static int get_int(int fd, int level, int name, int *ret)
@@ -212,11 +213,18 @@ enum image_kind dump_tcp_kind(int fd)
 	return IMAGE_KIND_TCP_CONNECTION;
 }
 
+/* What was on its way when the lock came may still change the queues between two questions. */
 static int read_all(int fd, bool fin_sent, TcpStream *message, struct buffer *data)
 {
-	int r = read_windows(fd, message);
+	int r = -EAGAIN;
 
-	return r < 0 ? r : read_queues(fd, fin_sent, message, data);
+	for (unsigned tries = 0; r == -EAGAIN && tries < TRIES_MAX; tries++) {
+		buffer_clear(data);
+		r = read_windows(fd, message);
+		if (r == 0)
+			r = read_queues(fd, fin_sent, message, data);
+	}
+	return r;
 }
 
 int dump_tcp_read(struct dump_context *ctx, pid_t pid, int number, int fd, TcpStream *message, struct buffer *data,

@@ -235,7 +235,7 @@ static int collect_patiently(struct source *source, int64_t *ret_deadline, struc
 		*error = why;
 	if (r == -EBUSY)
 		image_blockers_log(&source->dump->blockers, source->log);
-	return r < 0 ? r : hook_run(source, "post-freeze", error);
+	return r;
 }
 
 static void inherit_late(struct source *source)
@@ -277,6 +277,9 @@ static int send_state(struct source *source, struct split *split, int64_t deadli
 		  (unsigned long long)split->late.pages);
 	if (r == 0)
 		r = destination->laid_out(source, deadline, error);
+	/* From here on both sides keep quiet: the address can move. */
+	if (r == 0)
+		r = hook_run(source, "post-freeze", error);
 	if (r == 0)
 		r = destination->drop(source, &drops, deadline, error);
 	if (r == 0)

@@ -24,6 +24,7 @@
 #include "image/ipc.h"
 #include "image/tcp-repair.h"
 #include "lazy/lazy.h"
+#include "net/lock.h"
 #include "session.h"
 #include "util/cleanup.h"
 
@@ -131,7 +132,10 @@ static int recover_running(struct registry *registry, JournalEntry *entry, struc
 static void wake_connections(struct registry *registry, const JournalEntry *entry)
 {
 	struct error error = ERROR_INIT;
+	char name[JOURNAL_NAME_SIZE];
 
+	if (journal_name(registry->dir_fd, entry->session.data, name, NULL) == 0)
+		net_lock_remove(NET_LOCK_TARGET, name, NULL);
 	for (size_t i = 0; i < entry->n_processes; i++)
 		if (journal_process_alive(entry->processes[i]) &&
 		    image_tcp_wake(entry->processes[i]->pid, true, &error) < 0) {

@@ -34,6 +34,7 @@ static int go(struct session *session, struct error *error)
 	int r;
 
 	pthread_rwlock_wrlock(&session->tree_lock);
+	session->tree->lock = session->net_lock; /* it goes before anything of the tree asks its peers */
 	restore_tree_go(session->tree);
 	pthread_rwlock_unlock(&session->tree_lock);
 	stop_point("let-go");

@@ -33,6 +33,7 @@
 #include "image/socket-options.h"
 #include "image/tcp-repair.h"
 #include "net/lock.h"
+#include "restore/tcp-tuples.h"
 #include "tcp-stream.pb-c.h"
 #include "util/cleanup.h"
 
@@ -310,32 +311,14 @@ int restore_tcp_open(struct restore_tree *tree, const InetSocket *message, int *
 
 /* ---- all of them */
 
-static int add_tuple(struct net_tuples *tuples, const InetSocket *socket)
-{
-	union restore_address source, peer;
-	socklen_t size = restore_inet_address(socket, true, &peer);
-
-	if (socket->proto != IPPROTO_TCP || socket->state == TCP_CLOSE)
-		return 0;
-	if (restore_inet_address(socket, false, &source) == 0)
-		return -EPROTO;
-	if (socket->state == TCP_LISTEN)
-		return net_tuples_add_listening(tuples, &source.any, socket->v6only);
-	return size == 0 ? -EPROTO : net_tuples_add(tuples, &source.any, &peer.any);
-}
-
 int restore_tcp_engage(struct restore_tree *tree, struct error *error)
 {
 	struct net_tuples tuples = { 0 };
-	int r = 0;
+	int r;
 
-	if (!tree->lock || tree->options->tcp_close)
+	if (!tree->lock)
 		return 0;
-	array_for_each (file, &tree->files->list)
-		if (r == 0 && file->message->type == FILE_TYPE__FILE_INET_SOCKET)
-			r = add_tuple(&tuples, file->message->isk);
-	if (r < 0)
-		error_set_errno(error, r, "listing the TCP sockets");
+	r = restore_tcp_tuples(tree->images, tree->options->tcp_close, &tuples, error);
 	if (r == 0)
 		r = net_lock_engage(tree->lock, &tuples, error);
 	net_tuples_deinit(&tuples);

@@ -216,13 +216,13 @@ def test_every_object_in_one_list(two_hosts, page_server, start_victim):
         lines = [line for line in listed if line[0] == pid and line[1] == kind and line[2].startswith(wanted)]
         assert lines, f"{name} is not in the list\n{result.text()}"
         assert all(len(line[3]) > 10 and len(line[4]) > 10 for line in lines), lines
-    for name, word in (("io_uring", "io_uring"), ("netlink", "socket"), ("tcp-client", "--tcp-close"),
+    for name, word in (("io_uring", "io_uring"), ("netlink", "socket"), ("tcp-repair", "TCP_REPAIR"),
                        ("mqueue", "message queues"), ("seccomp", "seccomp"), ("pty", "setsid")):
         if any(name == kind[0] for kind in kinds):
             assert word in result.stderr, result.text()
 
 
-def test_tcp_connection_is_a_blocker(two_hosts, page_server):
+def test_tcp_connection_to_the_same_host(two_hosts, page_server):
     from programs import Redis
     a, b, _ = two_hosts
     with Redis(a, mib=1) as server:
@@ -231,7 +231,7 @@ def test_tcp_connection_is_a_blocker(two_hosts, page_server):
             assert client.alive()  # accepted, and the connection before it closed
             with Unharmed(a, b, None, page_server) as watch:
                 watch.refused(send(a, page_server, server.pid, state_dir=watch.state), f"PID {server.pid}: descriptor",
-                              "TCP 127.0.0.1:", "--tcp-close")
+                              "TCP 127.0.0.1:", "its peer is on this host", "--tcp-close")
             assert client.alive()
         finally:
             client.close()

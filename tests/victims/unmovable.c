@@ -17,6 +17,7 @@
 #include <linux/userfaultfd.h>
 #include <mqueue.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/eventfd.h>
@@ -85,7 +86,7 @@ static void open_sockets(void)
 	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	socklen_t size = sizeof(address);
 	int listener = socket(AF_INET, SOCK_STREAM, 0), client = socket(AF_INET, SOCK_STREAM, 0);
-	int accepted = -1;
+	int accepted = -1, one = 1;
 
 	descriptor("netlink", socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE));
 	descriptor("packet", socket(AF_PACKET, SOCK_RAW, 0));
@@ -95,8 +96,8 @@ static void open_sockets(void)
 	    getsockname(listener, (struct sockaddr *)&address, &size) == 0 &&
 	    connect(client, (struct sockaddr *)&address, size) == 0)
 		accepted = accept(listener, NULL, NULL);
-	descriptor("tcp-client", accepted < 0 ? -1 : client);
-	descriptor("tcp-server", accepted);
+	descriptor("tcp-ulp", setsockopt(accepted, IPPROTO_TCP, TCP_ULP, "tls", 3) < 0 ? -1 : accepted);
+	descriptor("tcp-repair", setsockopt(client, IPPROTO_TCP, TCP_REPAIR, &one, sizeof(one)) < 0 ? -1 : client);
 	close(listener);
 }
 
