@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """PostgreSQL 15, as Debian has it: a server with its processes, in a data directory that both hosts see.
 
-    with Postgres(a) as server:
-        server.fill(scale=2)            # tables of pgbench, and a log of commits
+    with Postgres(a, load=True) as server:
+        server.fill()                   # tables of pgbench, and one of commits
+        server.begin()                  # a client in the tree commits rows over several connections
         ... move server.pid from a to b ...
         server.host = b
-        server.check()                  # answers; every commit that was acknowledged is there; pg_amcheck finds nothing
+        server.wait_commits()           # some more
+        server.end()
+        server.check()                  # every commit that was acknowledged is there; pg_amcheck finds nothing
 
-Clients connect through the UNIX socket in /mnt, which each host has for itself, or to 127.0.0.1.
+pid is what is to be moved: the server's first process, or with load=True a client that is its parent. Other clients connect
+through the UNIX socket in /mnt, which each host has for itself, or to 127.0.0.1, and are outside of the tree.
 """
 import pathlib
 import pwd
@@ -17,6 +21,7 @@ import tempfile
 
 from hosts import wait_until
 
+CLIENT = pathlib.Path(__file__).with_name("postgres_client.py")
 BIN = pathlib.Path("/usr/lib/postgresql/15/bin")
 USER = "postgres"
 PORT = 5432
@@ -33,11 +38,12 @@ def missing():
 
 
 class Postgres:
-    """A running server. host is where it is by now; the caller sets it after a move. pid is that of the postmaster."""
+    """A running server. host is where it is by now; the caller sets it after a move."""
 
-    def __init__(self, host, settings=None):
+    def __init__(self, host, settings=None, load=False):
         self.host = host
-        self.commits = 0
+        self.load = load
+        self.commits = 0  # by commit()
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="p-postgres-", dir="/tmp"))
         self.dir.chmod(0o777)
         self.data = self.dir / "data"
@@ -62,9 +68,11 @@ class Postgres:
 
     def start(self):
         user = pwd.getpwnam(USER)
+        server = [BIN / "postgres", "-D", self.data]
+        client = ["/usr/bin/python3", CLIENT, f"/mnt/.s.PGSQL.{self.settings['port']}", self.dir]
+        words = [*client, *server] if self.load else server
         self.pid = self.host.spawn_daemon(["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--init-groups", "--",
-                                           BIN / "postgres", "-D", self.data], stdout=self.dir / "log", stderr=self.dir / "log",
-                                          cwd=self.dir)
+                                           *words], stdout=self.dir / "log", stderr=self.dir / "log", cwd=self.dir)
         wait_until(self.answers, 60, "PostgreSQL answers")
 
     def stop(self):
@@ -89,7 +97,7 @@ class Postgres:
 
     # Clients
 
-    def program(self, name, *words, host=None):
+    def program(self, name, *words):
         """The command line of a client program (psql, pgbench, pg_amcheck), to be run on a host."""
         return [BIN / name, "-h", "/mnt", "-p", str(self.settings["port"]), "-U", USER, *map(str, words)]
 
@@ -111,13 +119,37 @@ class Postgres:
         self.sql("create table commits (number bigint primary key)")
 
     def commit(self, count=1):
-        """Rows that must be there from now on."""
+        """Rows that must be there from now on, by a client outside of the tree."""
         for _ in range(count):
-            self.sql(f"insert into commits values ({self.commits})")
             self.commits += 1
+            self.sql(f"insert into commits values ({-self.commits})")
+
+    # The client in the tree
+
+    def begin(self):
+        (self.dir / "go").touch()
+        self.wait_commits()
+
+    def acknowledged(self):
+        """Commits of the client in the tree so far; it has lost a connection if this fails."""
+        assert self.host.alive(self.pid), self.log()
+        try:
+            return int((self.dir / "acknowledged").read_text())
+        except (OSError, ValueError):
+            return 0
+
+    def wait_commits(self, more=50):
+        before = self.acknowledged()
+        wait_until(lambda: self.acknowledged() >= before + more, 60, "the client in the tree goes on")
+
+    def end(self):
+        (self.dir / "stop").touch()
+        wait_until((self.dir / "stopped").exists, 30, "the client in the tree ends")
 
     def check(self):
-        assert self.sql("select count(*), coalesce(max(number), -1) from commits") == f"{self.commits}|{self.commits - 1}"
+        """What was committed is there, and nothing else. The client in the tree has stopped."""
+        wanted = f"{self.commits}|{self.acknowledged() if self.load else 0}"
+        assert self.sql("select count(*) filter (where number < 0), count(*) filter (where number >= 0) from commits") == wanted
         done = self.run("pg_amcheck", "-d", "postgres", "--heapallindexed", "--install-missing", check=False)
         assert done.returncode == 0 and not done.stdout, done.stdout + done.stderr
 
