@@ -133,6 +133,11 @@ static size_t count_wanted(const struct image_set *images)
 	return count;
 }
 
+static size_t count_made(const struct restore_tree *tree)
+{
+	return tree->processes.count + tree->zombies.count;
+}
+
 static int build(struct checkpoint *checkpoint, struct error *error)
 {
 	const struct image_set *images = image_directory_set(checkpoint->directory);
@@ -142,7 +147,7 @@ static int build(struct checkpoint *checkpoint, struct error *error)
 
 	tree->depth = 0;
 	do {
-		before = tree->processes.count;
+		before = count_made(tree);
 		tree->deadline = clock_deadline(WORK_NS);
 		stop_point("restore-level %u", tree->depth);
 		r = check_cancel(checkpoint, error);
@@ -155,7 +160,7 @@ static int build(struct checkpoint *checkpoint, struct error *error)
 			r = checkpoint_fill_processes(checkpoint, error);
 		note_time(checkpoint, "pages");
 		tree->depth++;
-	} while (r == 0 && tree->processes.count < wanted && tree->processes.count > before);
+	} while (r == 0 && count_made(tree) < wanted && count_made(tree) > before);
 	tree->depth = UINT_MAX;
 	return r;
 }

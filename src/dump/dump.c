@@ -134,7 +134,7 @@ static int layout_records(struct dump_context *ctx, struct error *error)
 	if (r == 0)
 		r = dump_clocks(ctx, error);
 	if (r == 0)
-		r = dump_tree_records(ctx, error);
+		r = dump_tree_records(ctx, false, error);
 	for (size_t i = 0; r == 0 && i < ctx->processes.count; i++)
 		r = dump_running_mm(ctx, ctx->processes.items[i], error);
 	return r;
@@ -185,8 +185,7 @@ static int take_tracee(struct dump_context *ctx, struct dump_process *process, s
 	if (!process->tracee || process->tracee->threads.count == 0)
 		return error_set(error, -ESRCH, "PID %d has ended", process->pid);
 	if (process->tracee->leader_dead)
-		dump_blocker_add(ctx, process->pid, "process", "its main thread has ended while others run",
-				 "such a process cannot be moved", "main thread %d", process->pid);
+		dump_refuse(ctx, process->pid, "process", IMAGE_KIND_MAIN_THREAD, "main thread %d", process->pid);
 	array_clear(&process->threads);
 	array_for_each(thread, &process->tracee->threads)
 		if (array_append(&process->threads, (*thread)->tid) < 0)
@@ -238,7 +237,7 @@ static int frozen_records(struct dump_context *ctx, struct tracee_tree *tree, st
 	if (r == 0)
 		r = dump_clocks(ctx, error);
 	if (r == 0)
-		r = dump_tree_records(ctx, error);
+		r = dump_tree_records(ctx, true, error);
 	for (size_t i = 0; r == 0 && i < ctx->processes.count; i++)
 		r = dump_process_check(ctx, ctx->processes.items[i], error);
 	if (r == 0)

@@ -29,10 +29,12 @@
 #include "image/blockers.h"
 #include "image/image.h"
 #include "image/kinds.h"
+#include "image/tree.h"
 #include "tracee/tracee.h"
 #include "util/array.h"
 #include "util/error.h"
 #include "util/log.h"
+#include "util/pidmap.h"
 #include "util/procfs.h"
 #include "util/timens.h"
 
@@ -81,6 +83,8 @@ struct dump_process {
 	int pidfd;                     /* owned */
 	int proc_fd;                   /* /proc/PID, O_PATH; owned */
 	uint32_t files_id;             /* id of its IMAGE_FDINFO records: its descriptor table */
+	unsigned level;                /* image/tree.h; as the next, set with its records */
+	bool fresh;                    /* its memory does not begin as a copy of its parent's on the target */
 	bool reads_direct;             /* has had a file open with O_DIRECT when its descriptors were last collected */
 	bool seccomp;                  /* a thread was restricted by seccomp(2) at the last look at all of them */
 	bool pins;                     /* devices may write to its memory, which nothing tells: asynchronous I/O */
@@ -97,11 +101,23 @@ struct dump_target_clocks {
 	struct timens_offsets offsets;
 };
 
+/* A process of the tree that has ended, and that its parent has not waited for. */
+struct dump_zombie {
+	pid_t pid;
+	struct procfs_stat stat; /* of the last look */
+};
+
 struct dump_context {
 	const struct dump_options *options; /* borrowed */
 	const struct log *log;              /* borrowed, may be NULL */
 	pid_t root;                         /* the PID that the user named */
 	ARRAY(struct dump_process *) processes; /* owned; parents before children */
+	struct pidmap by_pid;               /* the same, by PID; owned */
+	ARRAY(struct dump_zombie) zombies;  /* owned */
+	ARRAY(pid_t) headless;              /* processes of the tree whose main thread has ended while others run; owned */
+	struct pidmap zombie_pids;          /* which PIDs are in there; owned */
+	struct pidmap reaches;              /* session.c: of numbers that have no process in the tree; owned */
+	struct image_tree tree;             /* processes and zombies as the last records have them; owned */
 	struct image_set *images;           /* where records go during a call; borrowed, NULL between calls */
 	struct image_blockers blockers;     /* found so far, owned */
 	struct timens_offsets clocks;       /* of the tree, against the machine's; as of the last refresh */

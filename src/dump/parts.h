@@ -81,11 +81,20 @@ bool dump_outside_has(const struct dump_context *ctx, const char *link, int own)
 
 /* tree.c: the list of processes as the stop found them, without looking for children again. */
 int dump_context_take(struct dump_context *ctx, const struct tracee_tree *tree, struct error *error);
+/* Is it a process of the tree, or a zombie in it? */
+bool dump_tree_has(const struct dump_context *ctx, pid_t pid);
+
 /*
- * IMAGE_PSTREE and IMAGE_IDS of all processes. Groups from outside are mapped into the tree, and sessions too unless it is a
- * shell job: then the root's stays what it is.
+ * session.c: dump_sessions_read() before the others, after each look at the tree. The session and group that a process or zombie
+ * shall have on the target; `stat` is its own.
  */
-int dump_tree_records(struct dump_context *ctx, struct error *error);
+int dump_sessions_read(struct dump_context *ctx, bool frozen, struct error *error);
+pid_t dump_session_of(const struct dump_context *ctx, const struct procfs_stat *stat);
+pid_t dump_group_of(const struct dump_context *ctx, const struct procfs_stat *stat);
+bool dump_session_reaches_outside(const struct dump_context *ctx, pid_t session);
+
+/* tree-record.c: IMAGE_PSTREE of all processes and zombies, IMAGE_IDS of processes, IMAGE_CORE of zombies; ctx->tree. */
+int dump_tree_records(struct dump_context *ctx, bool frozen, struct error *error);
 
 /* process.c: blockers that /proc shows: namespaces, seccomp, tracers, zombies, shared tables, terminals, limits. */
 int dump_process_check(struct dump_context *ctx, struct dump_process *process, struct error *error);

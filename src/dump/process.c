@@ -99,20 +99,6 @@ static void check_sharing(struct dump_context *ctx, const struct dump_process *p
 						 sharing_kinds[i].name, *tid);
 }
 
-static void check_children(struct dump_context *ctx, const struct dump_process *process)
-{
-	struct procfs_pids children = { 0 };
-	struct procfs_stat stat;
-
-	if (procfs_read_children(process->pid, &children, NULL) == 0)
-		array_for_each(child, &children)
-			if (procfs_read_stat(*child, &stat, NULL) == 0 && stat.state == 'Z')
-				dump_blocker_add(ctx, *child, "process", "it has ended and its parent has not noticed",
-						 "try again; the parent should wait for its children",
-						 "zombie child of PID %d", process->pid);
-	array_deinit(&children);
-}
-
 /* Frozen by its cgroup (a paused container, an earlier move in doubt): whatever it would be asked to do, it does not. */
 static void check_frozen(struct dump_context *ctx, const struct dump_process *process)
 {
@@ -139,8 +125,7 @@ static void check_status(struct dump_context *ctx, const struct dump_process *pr
 				 "end that use before the move", "%llu KiB pinned",
 				 (unsigned long long)status->pinned_kib);
 	if (fstatat(process->proc_fd, "exe", &leader, 0) < 0 && errno == ENOENT)
-		dump_blocker_add(ctx, process->pid, "process", "its main thread has ended while others run",
-				 "such a process cannot be moved", "main thread %d", process->pid);
+		dump_refuse(ctx, process->pid, "process", IMAGE_KIND_MAIN_THREAD, "main thread %d", process->pid);
 }
 
 int dump_process_check(struct dump_context *ctx, struct dump_process *process, struct error *error)
@@ -156,7 +141,6 @@ int dump_process_check(struct dump_context *ctx, struct dump_process *process, s
 	check_time(ctx, process);
 	check_sharing(ctx, process);
 	if (!process->tracee) {
-		check_children(ctx, process);
 		dump_program_check(ctx, process);
 		check_frozen(ctx, process);
 	}

@@ -93,7 +93,6 @@ struct process_query {
 	uint64_t limits;                /* token of the room for all limits */
 	uint64_t permissions;
 	uint64_t subreaper;
-	uint64_t zombie;                /* token of a siginfo_t */
 	int brk; /* indices of calls */
 	int dumpable;
 	int thp_disabled;
@@ -147,8 +146,6 @@ static int process_ask(struct dump_context *ctx, const struct dump_process *proc
 		tracee_batch_call(batch, SYS_prlimit64, 0, resource, 0,
 				  query->limits + resource * sizeof(struct rlimit));
 	tracee_batch_call(batch, SYS_prctl, PR_GET_CHILD_SUBREAPER, query->subreaper);
-	query->zombie = tracee_batch_space(batch, sizeof(siginfo_t));
-	tracee_batch_try(batch, SYS_waitid, P_ALL, 0, query->zombie, WEXITED | WNOHANG | WNOWAIT | __WALL, 0);
 	query->brk = tracee_batch_call(batch, SYS_brk, 0);
 	query->dumpable = tracee_batch_call(batch, SYS_prctl, PR_GET_DUMPABLE);
 	query->thp_disabled = tracee_batch_try(batch, SYS_prctl, PR_GET_THP_DISABLE);
@@ -344,7 +341,6 @@ static int process_answer(struct dump_context *ctx, struct dump_process *process
 			  const struct process_query *query, struct dump_arena *arena, CoreProcess *message,
 			  struct dump_process_facts *facts, struct error *error)
 {
-	const siginfo_t *zombie = tracee_batch_output(batch, query->zombie);
 	struct tracee_thread *leader = process->tracee->threads.items[0];
 	int r;
 
@@ -361,10 +357,6 @@ static int process_answer(struct dump_context *ctx, struct dump_process *process
 	facts->dumpable = (int)tracee_batch_result(batch, query->dumpable);
 	facts->thp_disabled = tracee_batch_result(batch, query->thp_disabled) > 0;
 
-	if (zombie->si_pid)
-		dump_blocker_add(ctx, zombie->si_pid, "process", "it has ended and its parent has not noticed",
-				 "try again; the parent should wait for its children", "zombie child of PID %d",
-				 process->pid);
 	r = dump_signal_answer(batch, &query->signals, arena, message);
 	if (r == 0)
 		r = dump_timer_answer(batch, &query->timers, arena, message);

@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Which processes belong to the tree, and how they hang together: parents, threads, groups and sessions.
+ * Which processes belong to the tree.
  *
  * The tree is read from /proc/PID/task/TID/children until a pass finds nothing new, which on a running tree is a picture of
- * one moment; the stop at the freeze finds what came later. A group or session whose leader is not in the tree cannot
- * exist on the target: its members become members of the root's session, and of the root's group if they shared it. The
- * root becomes a leader of both, but not of the session of a shell job (dump_options.shell_job): that keeps its number, for
- * which the target puts its own.
+ * one moment; the stop at the freeze finds what came later. Processes that have ended and were not waited for yet are kept in a
+ * list of their own.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -17,10 +15,8 @@
 #include <unistd.h>
 
 #include "dump/files.h"
-#include "dump/pty.h"
 #include "dump/shared-memory.h"
 #include "parts.h"
-#include "pstree.pb-c.h"
 #include "util/cleanup.h"
 
 #define TREE_PF_KTHREAD UINT32_C(0x00200000) /* flags of /proc/PID/stat, linux/sched.h */
@@ -77,6 +73,9 @@ static int check_root(pid_t pid, const struct dump_options *options, struct erro
 		return error_set(error, -EPERM,
 				 "PID %d (%s) is an ancestor of this program: it would have to move itself", pid,
 				 stat.comm);
+	if (stat.state == 'Z' && stat.threads > 1)
+		return error_set(error, -EOPNOTSUPP, "PID %d (%s) cannot be moved: its main thread has ended while others run", pid,
+				 stat.comm);
 	if (stat.state == 'Z' || stat.state == 'X')
 		return error_set(error, -ESRCH, "PID %d (%s) has ended and only waits for its parent %d", pid, stat.comm,
 				 stat.ppid);
@@ -91,10 +90,12 @@ static int check_root(pid_t pid, const struct dump_options *options, struct erro
 
 struct dump_process *dump_context_find(const struct dump_context *ctx, pid_t pid)
 {
-	array_for_each(process, &ctx->processes)
-		if ((*process)->pid == pid)
-			return *process;
-	return NULL;
+	return pidmap_get(&ctx->by_pid, (uint32_t)pid);
+}
+
+bool dump_tree_has(const struct dump_context *ctx, pid_t pid)
+{
+	return dump_context_find(ctx, pid) || pidmap_get(&ctx->zombie_pids, (uint32_t)pid);
 }
 
 static int process_new(pid_t pid, struct dump_process **ret, struct error *error)
@@ -148,37 +149,87 @@ static int process_refresh(struct dump_process *process, bool stopped, struct er
 	return 0;
 }
 
-/* Moves the process of `pid` from the old list to the new one, or makes it. A child that has ended is passed over. */
-static int adopt_process(struct dump_context *ctx, struct dump_process **old, size_t old_count, pid_t pid, bool stopped,
-			 struct error *error)
+/* What an earlier look has found. */
+struct former {
+	struct dump_process **items; /* owned, with what they point to unless it is NULL */
+	size_t count;
+	struct pidmap by_pid; /* to the places in there; owned */
+};
+
+static int former_take(struct dump_context *ctx, struct former *ret, struct error *error)
 {
-	struct dump_process *process = NULL;
+	*ret = (struct former){ .items = ctx->processes.items, .count = ctx->processes.count };
+	memset(&ctx->processes, 0, sizeof(ctx->processes));
+	pidmap_clear(&ctx->by_pid);
+	array_clear(&ctx->zombies);
+	array_clear(&ctx->headless);
+	pidmap_clear(&ctx->zombie_pids);
+	for (size_t i = 0; i < ret->count; i++)
+		if (pidmap_put(&ret->by_pid, (uint32_t)ret->items[i]->pid, &ret->items[i]) < 0)
+			return error_set_errno(error, -ENOMEM, "cannot look at PID %d", ctx->root);
+	return 0;
+}
+
+static void former_free(struct former *former)
+{
+	for (size_t i = 0; i < former->count; i++)
+		process_free(former->items[i]);
+	free(former->items);
+	pidmap_deinit(&former->by_pid);
+}
+
+static int add_zombie(struct dump_context *ctx, pid_t pid, struct error *error)
+{
+	struct dump_zombie zombie = { .pid = pid };
+	int r = procfs_read_stat(pid, &zombie.stat, error);
+
+	if (r == -ESRCH) /* it was waited for */
+		return 0;
+	if (r < 0 || zombie.stat.state != 'Z')
+		return r;
+	if (zombie.stat.threads > 1)
+		return array_append(&ctx->headless, pid) < 0 ? error_set_errno(error, -ENOMEM, "cannot keep PID %d", pid) : 0;
+	if (array_append(&ctx->zombies, zombie) < 0 || pidmap_put(&ctx->zombie_pids, (uint32_t)pid, ctx) < 0)
+		return error_set_errno(error, -ENOMEM, "cannot keep PID %d", pid);
+	return 0;
+}
+
+/* Who has a PID may be another process than at the last look. */
+static bool is_same(const struct dump_process *process, const struct procfs_stat *now)
+{
+	return process->stat.start_time == now->start_time;
+}
+
+/* Moves the process of `pid` from the old list to the new one, or makes it. One that has ended may be a zombie. */
+static int adopt_process(struct dump_context *ctx, struct former *former, pid_t pid, bool stopped, struct error *error)
+{
+	struct dump_process **place = pidmap_get(&former->by_pid, (uint32_t)pid), *process = NULL;
 	struct error ignored = ERROR_INIT;
+	struct procfs_stat now;
 	int r = 0;
 
-	for (size_t i = 0; i < old_count && !process; i++)
-		if (old[i] && old[i]->pid == pid)
-			process = steal_ptr(&old[i]);
+	if (place && *place && (stopped || (procfs_read_stat(pid, &now, NULL) == 0 && is_same(*place, &now))))
+		process = steal_ptr(place);
 	if (!process)
 		r = process_new(pid, &process, pid == ctx->root ? error : &ignored);
 	if (r == 0)
 		r = process_refresh(process, stopped, pid == ctx->root ? error : &ignored);
-	if (r == 0 && array_append(&ctx->processes, process) < 0)
-		r = error_set_errno(error, -ENOMEM, "cannot keep PID %d", pid);
+	if (r == 0 && (array_append(&ctx->processes, process) < 0 || pidmap_put(&ctx->by_pid, (uint32_t)pid, process) < 0))
+		return error_set_errno(error, -ENOMEM, "cannot keep PID %d", pid);
 	if (r < 0)
 		process_free(process);
-	return r == -ESRCH && pid != ctx->root ? 0 : r;
+	return r == -ESRCH && pid != ctx->root ? add_zombie(ctx, pid, error) : r;
 }
 
 int dump_context_refresh(struct dump_context *ctx, struct error *error)
 {
-	struct dump_process **old = ctx->processes.items;
-	size_t old_count = ctx->processes.count;
 	struct procfs_pids children = { 0 };
+	struct former former;
 	int r;
 
-	memset(&ctx->processes, 0, sizeof(ctx->processes));
-	r = adopt_process(ctx, old, old_count, ctx->root, false, error);
+	r = former_take(ctx, &former, error);
+	if (r == 0)
+		r = adopt_process(ctx, &former, ctx->root, false, error);
 	for (size_t i = 0; r == 0 && i < ctx->processes.count; i++) {
 		struct error ignored = ERROR_INIT;
 
@@ -189,28 +240,25 @@ int dump_context_refresh(struct dump_context *ctx, struct error *error)
 		if (r < 0)
 			r = error_set(error, r, "%s", error_text(&ignored, r));
 		for (size_t k = 0; r == 0 && k < children.count; k++)
-			r = adopt_process(ctx, old, old_count, children.items[k], false, error);
+			r = adopt_process(ctx, &former, children.items[k], false, error);
 	}
 	array_deinit(&children);
-	for (size_t i = 0; i < old_count; i++)
-		process_free(old[i]);
-	free(old);
+	former_free(&former);
 	return r;
 }
 
 int dump_context_take(struct dump_context *ctx, const struct tracee_tree *tree, struct error *error)
 {
-	struct dump_process **old = ctx->processes.items;
-	size_t old_count = ctx->processes.count;
-	int r = 0;
+	struct former former;
+	int r = former_take(ctx, &former, error);
 
-	memset(&ctx->processes, 0, sizeof(ctx->processes));
 	array_for_each(process, &tree->processes)
 		if (r == 0)
-			r = adopt_process(ctx, old, old_count, (*process)->pid, true, error);
-	for (size_t i = 0; i < old_count; i++)
-		process_free(old[i]);
-	free(old);
+			r = adopt_process(ctx, &former, (*process)->pid, true, error);
+	array_for_each(zombie, &tree->zombies)
+		if (r == 0)
+			r = add_zombie(ctx, *zombie, error);
+	former_free(&former);
 	return r;
 }
 
@@ -255,95 +303,16 @@ void dump_context_free(struct dump_context *ctx)
 	array_for_each(process, &ctx->processes)
 		process_free(*process);
 	array_deinit(&ctx->processes);
+	pidmap_deinit(&ctx->by_pid);
+	array_deinit(&ctx->zombies);
+	array_deinit(&ctx->headless);
+	pidmap_deinit(&ctx->zombie_pids);
+	pidmap_deinit(&ctx->reaches);
+	image_tree_deinit(&ctx->tree);
 	image_blockers_deinit(&ctx->blockers);
 	dump_files_free(ctx->files);
 	dump_shared_free(ctx->shared);
 	dump_seccomp_free(ctx->seccomp);
 	free(ctx->host);
 	free(ctx);
-}
-
-/* ---- records ------------------------------------------------------------------------------------------------------ */
-
-static pid_t effective_session(const struct dump_context *ctx, const struct dump_process *process)
-{
-	if (dump_context_find(ctx, process->stat.sid))
-		return process->stat.sid;
-	return ctx->options->shell_job ? ctx->processes.items[0]->stat.sid : ctx->root;
-}
-
-static pid_t effective_group(const struct dump_context *ctx, const struct dump_process *process)
-{
-	const struct dump_process *root = ctx->processes.items[0];
-	pid_t session;
-
-	if (process == root || dump_context_find(ctx, process->stat.pgid))
-		return process == root && root->stat.pgid != root->pid ? root->pid : process->stat.pgid;
-	if (process->stat.pgid == root->stat.pgid)
-		return root->pid;
-	session = effective_session(ctx, process);
-	return dump_context_find(ctx, session) ? session : ctx->root;
-}
-
-/* A session can only be made by its leader or inherited from the parent. */
-static void check_session(struct dump_context *ctx, const struct dump_process *process)
-{
-	const struct dump_process *parent = dump_context_find(ctx, process->stat.ppid);
-	pid_t session = effective_session(ctx, process);
-
-	if (process->pid == ctx->root || session == process->pid || !parent ||
-	    session == effective_session(ctx, parent))
-		return;
-	dump_blocker_add(ctx, process->pid, "session",
-			 "it is in a session that is neither its own nor its parent's",
-			 "end the process, or let its parent start it again", "session %d", session);
-}
-
-static int tree_record(struct dump_context *ctx, struct dump_process *process, struct error *error)
-{
-	_cleanup_free_ uint32_t *threads = calloc(process->threads.count, sizeof(*threads));
-	TreeProcess message = TREE_PROCESS__INIT;
-	ObjectIds ids = OBJECT_IDS__INIT;
-	const struct dump_status *status;
-	size_t count = 0;
-	int r;
-
-	if (!threads)
-		return error_set_errno(error, -ENOMEM, "cannot list the threads of PID %d", process->pid);
-	threads[count++] = (uint32_t)process->pid;
-	for (size_t i = 0; i < process->threads.count; i++)
-		if (process->threads.items[i] != process->pid)
-			threads[count++] = (uint32_t)process->threads.items[i];
-	r = dump_process_status(process, &status, error);
-	if (r < 0)
-		return r;
-	message.has_descriptor_table = true;
-	message.descriptor_table = (uint32_t)status->fd_size;
-	message.pid = (uint32_t)process->pid;
-	message.ppid = process->pid == ctx->root ? 0 : (uint32_t)process->stat.ppid;
-	message.pgid = (uint32_t)effective_group(ctx, process);
-	message.sid = (uint32_t)effective_session(ctx, process);
-	dump_pty_controlling(ctx, process, &message);
-	message.threads = threads;
-	message.n_threads = count;
-	r = image_set_add(ctx->images, IMAGE_PSTREE, 0, &message.base, error);
-	if (r < 0)
-		return r;
-	ids.vm_id = ids.files_id = ids.fs_id = ids.sighand_id = process->files_id;
-	return image_set_add(ctx->images, IMAGE_IDS, (uint32_t)process->pid, &ids.base, error);
-}
-
-int dump_tree_records(struct dump_context *ctx, struct error *error)
-{
-	int r = dump_ptys_find(ctx, !ctx->processes.items[0]->tracee, error);
-
-	array_for_each(process, &ctx->processes) {
-		if (r < 0)
-			break;
-		check_session(ctx, *process);
-		r = tree_record(ctx, *process, error);
-		if (r < 0)
-			break;
-	}
-	return r;
 }

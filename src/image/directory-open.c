@@ -110,7 +110,9 @@ static int check_machine(const struct image_directory *dir, struct error *error)
 
 		if (r < 0)
 			return error_wrap(error, r, "%s/core-%u.img", dir->path, record->id);
-		if (message->mtype != CORE__MACHINE__X86_64 || !message->thread_info)
+		/* Who has ended has no registers. */
+		if (message->mtype != CORE__MACHINE__X86_64 ||
+		    (!message->thread_info && !(message->tc && image_task_has_ended(message->tc->task_state))))
 			return error_set(error, -ENOEXEC, "%s/core-%u.img: it is of another architecture (%d) than this "
 					 "machine's, x86-64", dir->path, record->id, (int)message->mtype);
 	}

@@ -38,12 +38,15 @@ static int translate_core(struct importer *importer, const struct import_item *i
 
 	if (message->mtype != CORE__MACHINE__X86_64)
 		return 0; /* refused when the directory is complete */
+	/* Of one that has ended only its name and status are known. */
+	if (process && image_task_has_ended(process->task_state))
+		return 0;
 	if (!message->thread_info || !thread || !thread->creds)
 		return error_set(importer->error, -EPROTO, "%s/core-%u.img: it lacks registers or credentials",
 				 importer->dir->path, item->id);
 	if (process && process->task_state != TASK_ALIVE && process->task_state != TASK_STOPPED)
 		return error_set(importer->error, -EOPNOTSUPP,
-				 "%s/core-%u.img: the process has ended already (state %u), which cannot be restored",
+				 "%s/core-%u.img: the process is in state %u, which cannot be restored",
 				 importer->dir->path, item->id, process->task_state);
 	/* No system call is to be restarted: that is done already. */
 	message->thread_info->gpregs->orig_ax = UINT64_MAX;

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <protobuf-c/protobuf-c.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -100,6 +101,12 @@ const struct image_record *image_set_find(const struct image_set *set, enum imag
  */
 int image_record_unpack(const struct image_record *record, const ProtobufCMessageDescriptor *descriptor,
 			ProtobufCMessage **ret, struct error *error);
+
+/* CoreProcess.task_state of a process that has ended and was not waited for; images have one or the other. */
+static inline bool image_task_has_ended(uint32_t state)
+{
+	return state == 2 || state == 6;
+}
 
 /* Name of a type as CRIU spells the image ("pstree"), or "?"; for messages to people. */
 const char *image_type_name(enum image_type type);

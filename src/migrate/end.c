@@ -65,6 +65,7 @@ void end_source_copy(struct source *source)
 		array_for_each(process, &source->stopped->processes)
 			tracee_process_forget(*process);
 		array_deinit(&source->stopped->processes);
+		array_deinit(&source->stopped->zombies);
 		free(source->stopped);
 		source->stopped = NULL;
 	}

@@ -245,7 +245,7 @@ static void inherit_late(struct source *source)
 	array_for_each(place, &source->memory) {
 		struct source_memory *memory = *place;
 		const struct dump_process *process = dump_context_find(source->dump, memory->pid);
-		struct source_memory *parent = process ? memory_find(source, process->stat.ppid) : NULL;
+		struct source_memory *parent = process && !process->fresh ? memory_find(source, process->stat.ppid) : NULL;
 
 		if (memory->track || !parent || memory->held.chunks.count)
 			continue;

@@ -33,10 +33,7 @@
 
 struct source_memory *memory_find(struct source *source, pid_t pid)
 {
-	array_for_each(memory, &source->memory)
-		if ((*memory)->pid == pid)
-			return *memory;
-	return NULL;
+	return pidmap_get(&source->memory_by_pid, (uint32_t)pid);
 }
 
 bool memory_is_gone(pid_t pid)
@@ -63,6 +60,8 @@ void memory_free(struct source *source)
 	array_for_each(memory, &source->memory)
 		memory_free_one(*memory);
 	array_deinit(&source->memory);
+	pidmap_deinit(&source->memory_by_pid);
+	image_tree_deinit(&source->tree);
 	objects_free(source->objects);
 	source->objects = NULL;
 }
@@ -129,27 +128,71 @@ static void close_files(struct source_memory *memory)
 
 static int add(struct source *source, const struct dump_process *process, struct error *error)
 {
-	struct source_memory *parent = memory_find(source, process->stat.ppid);
 	struct source_memory *memory = calloc(1, sizeof(*memory));
 
 	if (!memory || array_append(&source->memory, memory) < 0) {
 		free(memory);
 		return error_set(error, -ENOMEM, "out of memory");
 	}
+	if (pidmap_put(&source->memory_by_pid, (uint32_t)process->pid, memory) < 0) {
+		source->memory.count--;
+		free(memory);
+		return error_set(error, -ENOMEM, "out of memory");
+	}
 	memory->pid = process->pid;
-	memory->depth = parent ? parent->depth + 1 : 0;
 	memory->mem_fd = memory->map_fd = -1;
 	return 0;
+}
+
+/*
+ * Processes that the target makes anew, as they have come to another parent, say, have nothing there. Where no tree is built
+ * meanwhile (shares_pages) nothing is lost.
+ */
+static int forget_made_anew(struct source *source, struct error *error)
+{
+	const struct image_tree *now = &source->dump->tree;
+	_cleanup_free_ bool *keep = calloc(now->processes.count + 1, sizeof(*keep));
+
+	if (!keep)
+		return error_set(error, -ENOMEM, "out of memory");
+	image_tree_compare(&source->tree, now, keep);
+	for (size_t i = 0; i < now->processes.count && source->destination->shares_pages; i++) {
+		struct source_memory *memory = keep[i] ? NULL : memory_find(source, now->processes.items[i].pid);
+
+		if (memory)
+			memory->seen = false;
+	}
+	return image_tree_copy(now, &source->tree) < 0 ? error_set(error, -ENOMEM, "out of memory") : 0;
+}
+
+/* The table has room for those that were in it. */
+static void free_unseen(struct source *source)
+{
+	size_t kept = 0;
+
+	pidmap_clear(&source->memory_by_pid);
+	for (size_t i = 0; i < source->memory.count; i++) {
+		struct source_memory *memory = source->memory.items[i];
+
+		if (memory->seen) {
+			source->memory.items[kept++] = memory;
+			(void)pidmap_put(&source->memory_by_pid, (uint32_t)memory->pid, memory);
+		} else {
+			memory_free_one(memory);
+		}
+	}
+	source->memory.count = kept;
 }
 
 /* Keeps the list in step with the dump context's: ended processes go, new ones come. */
 int memory_refresh(struct source *source, struct error *error)
 {
-	size_t kept = 0;
-	int r = 0;
+	int r;
 
 	array_for_each(memory, &source->memory)
-		(*memory)->seen = false;
+		(*memory)->seen = dump_context_find(source->dump, (*memory)->pid) != NULL;
+	r = forget_made_anew(source, error);
+	free_unseen(source);
 	array_for_each(process, &source->dump->processes) {
 		struct source_memory *memory = memory_find(source, (*process)->pid);
 
@@ -158,17 +201,10 @@ int memory_refresh(struct source *source, struct error *error)
 			memory = memory_find(source, (*process)->pid);
 		}
 		if (memory)
-			memory->seen = true;
+			memory->depth = (*process)->level;
 	}
-	for (size_t i = 0; i < source->memory.count; i++) {
-		if (source->memory.items[i]->seen)
-			source->memory.items[kept++] = source->memory.items[i];
-		else
-			memory_free_one(source->memory.items[i]);
-	}
-	source->memory.count = kept;
 	array_for_each(memory, &source->memory)
-		(*memory)->may_share = kept > 1;
+		(*memory)->may_share = source->memory.count > 1;
 	return r;
 }
 

@@ -128,6 +128,8 @@ struct source {
 	ARRAY(uint32_t) files_made;           /* objects that are files in memory, which the target had not */
 	enum track_kind track_kind;
 	ARRAY(struct source_memory *) memory; /* owned */
+	struct pidmap memory_by_pid;          /* the same, by PID; owned */
+	struct image_tree tree;               /* for which they are; owned */
 	struct objects *objects;              /* shared memory, as the target has it; owned, NULL before the first scan */
 	struct tracee_traces *traces;
 	struct tracee_hints *hints;

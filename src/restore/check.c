@@ -17,6 +17,7 @@
 
 #include "creds.pb-c.h"
 #include "image/host.h"
+#include "layout.h"
 #include "parts.h"
 #include "restore/pty.h"
 #include "restore/sysv.h"
@@ -52,28 +53,55 @@ static void check_pid(pid_t pid, long pid_max, bool leads_group, struct image_bl
 				   "end the processes of that group there", "number %d", pid);
 }
 
-static int check_pids(const struct image_set *images, struct image_blockers *blockers, struct error *error)
+/* Numbers of sessions and groups whose leaders are gone: somebody has to lead them for a moment. */
+static void check_lost(const TreeProcess *process, const TreeProcess *root, struct pidmap *seen, long pid_max,
+		       struct image_blockers *blockers)
+{
+	const uint32_t numbers[] = { process->sid, process->pgid };
+
+	for (size_t i = 0; i < 2; i++) {
+		/* Those of a shell job have others here. */
+		if (pidmap_get(seen, numbers[i]) || (process->sid == root->sid && !root->own_session) ||
+		    pidmap_put(seen, numbers[i], seen) < 0)
+			continue;
+		check_pid((pid_t)numbers[i], pid_max, true, blockers);
+	}
+}
+
+static int read_pid_max(long *ret, struct error *error)
 {
 	_cleanup_buffer_ struct buffer text = BUFFER_INIT;
-	const struct image_record *record;
-	size_t cursor = 0;
-	long pid_max;
-	int r;
+	int r = fdio_read_file(-1, CHECK_PID_MAX_FILE, 64, &text);
 
-	r = fdio_read_file(-1, CHECK_PID_MAX_FILE, 64, &text);
 	if (r < 0)
 		return error_set_errno(error, r, "cannot read %s", CHECK_PID_MAX_FILE);
-	pid_max = strtol((const char *)text.data, NULL, 10);
-	while ((record = image_set_next(images, IMAGE_PSTREE, IMAGE_ANY, &cursor))) {
-		_cleanup_message_ TreeProcess *process = NULL;
-
-		r = image_unpack(record, tree_process, &process, error);
-		if (r < 0)
-			return r;
-		for (size_t i = 0; i < process->n_threads; i++)
-			check_pid((pid_t)process->threads[i], pid_max, i == 0, blockers);
-	}
+	*ret = strtol((const char *)text.data, NULL, 10);
 	return 0;
+}
+
+static int check_pids(const struct image_set *images, struct image_blockers *blockers, struct error *error)
+{
+	const struct restore_tree tree = { .images = images };
+	struct restore_wanted wanted = { 0 };
+	struct pidmap seen = { 0 };
+	long pid_max = 0;
+	int r;
+
+	r = read_pid_max(&pid_max, error);
+	if (r == 0)
+		r = restore_wanted_read(&tree, &wanted, error);
+	array_for_each(process, &wanted.processes)
+		for (size_t i = 0; r == 0 && i < (*process)->n_threads; i++) {
+			check_pid((pid_t)(*process)->threads[i], pid_max, i == 0, blockers);
+			if (pidmap_put(&seen, (*process)->threads[i], &seen) < 0)
+				r = error_set(error, -ENOMEM, "out of memory");
+		}
+	array_for_each(process, &wanted.processes)
+		if (r == 0)
+			check_lost(*process, wanted.processes.items[0], &seen, pid_max, blockers);
+	pidmap_deinit(&seen);
+	restore_wanted_deinit(&wanted);
+	return r;
 }
 
 static bool have_capability(unsigned cap)

@@ -32,10 +32,9 @@ static int finish_process(struct restore_tree *tree, struct restore_process *pro
 
 int restore_finish(struct restore_tree *tree, struct error *error)
 {
-	static const process_part before_files[] = { restore_shell_flush_signals, restore_mm_numbers, restore_aio,
-						     restore_mm_attributes };
-	static const process_part after_files[] = { restore_process_apply, restore_threads_apply, restore_process_last,
-						    finish_process };
+	static const process_part before_files[] = { restore_mm_numbers, restore_aio, restore_mm_attributes };
+	static const process_part after_files[] = { restore_shell_flush_signals, restore_process_apply, restore_threads_apply,
+						    restore_process_last, finish_process };
 	int r = 0;
 
 	for (size_t i = 0; r == 0 && i < sizeof(before_files) / sizeof(before_files[0]); i++)
@@ -43,6 +42,8 @@ int restore_finish(struct restore_tree *tree, struct error *error)
 	/* Groups before files: the owner of a descriptor's signals may be one. */
 	if (r == 0)
 		r = restore_layout_groups(tree, error);
+	if (r == 0)
+		r = restore_zombies_end(tree, error);
 	if (r == 0)
 		r = restore_ptys_fill(tree, error);
 	if (r == 0)

@@ -104,7 +104,7 @@ static int read_job(const struct image_set *images, const TreeProcess *root, str
 	r = look_for_leaders(images, root->sid, foreground, &session_inside, &foreground_inside, error);
 	if (r < 0)
 		return r;
-	if (!session_inside || (job->info && job->info->sid == root->sid))
+	if ((!session_inside && !root->own_session) || (job->info && job->info->sid == root->sid))
 		job->session = (pid_t)root->sid;
 	/* The root's group may have a leader outside, the root leads it here. */
 	job->was_foreground = foreground && (foreground_inside || foreground == root->pgid);

@@ -1,76 +1,51 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Processes and threads as the newest IMAGE_PSTREE wants them: what is not wanted any more ends first, since its number
- * may have a new owner; then processes are made, parents first, each by its parent's shell; then threads.
+ * Processes and threads as the newest IMAGE_PSTREE wants them: what cannot stay where it is ends first, since its number
+ * may have a new owner; then processes are made, by the steps of tree-plan.c; then threads. A process that has ended on the
+ * source is kept in a list of its own (zombie.c): a shell that shares its maker's memory, or what it was before.
  */
 #include <errno.h>
+#include <linux/sched.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "parts.h"
+#include "layout.h"
 #include "restore/pty.h"
+#include "restore/tree-plan.h"
 #include "util/cleanup.h"
 
 #define DESCRIPTORS_AT_FIRST 64
 
-/* The tree as wanted. */
-struct wanted_tree {
-	ARRAY(TreeProcess *) processes; /* owned, parents first */
+/* A process that others are made by, and that ends when they are. */
+struct helper {
+	struct restore_process *maker; /* NULL: made by `by` */
+	struct helper *by;
+	struct tracee_process *tracee; /* owned */
 };
 
-static void wanted_deinit(struct wanted_tree *wanted)
+/* One layout. */
+struct layout {
+	struct restore_tree *tree;
+	struct restore_wanted wanted;
+	struct restore_process **made; /* of each wanted process, NULL while there is none; owned, what it points to is the tree's */
+	pid_t *sessions;               /* in which each is, as the plan counts; owned */
+	struct helper *helpers;        /* owned */
+	struct pidmap terminals;       /* of sessions: its record, of one that has a terminal that moves with the tree; owned */
+};
+
+static void layout_deinit(struct layout *layout)
 {
-	array_for_each(process, &wanted->processes)
-		protobuf_c_message_free_unpacked(&(*process)->base, NULL);
-	array_deinit(&wanted->processes);
-}
-
-static int wanted_read(const struct image_set *images, struct wanted_tree *wanted, struct error *error)
-{
-	const struct image_record *record;
-	size_t cursor = 0;
-
-	while ((record = image_set_next(images, IMAGE_PSTREE, IMAGE_ANY, &cursor))) {
-		TreeProcess *message = NULL;
-		int r = image_unpack(record, tree_process, &message, error);
-
-		if (r < 0)
-			return r;
-		r = message->n_threads == 0 || message->threads[0] != message->pid ? -EPROTO :
-			array_append(&wanted->processes, message);
-		if (r < 0) {
-			protobuf_c_message_free_unpacked(&message->base, NULL);
-			return r == -ENOMEM ? error_set_errno(error, r, "cannot list the processes") :
-					      error_set(error, r, "the list of processes is wrong");
-		}
-	}
-	if (wanted->processes.count == 0 || wanted->processes.items[0]->ppid != 0)
-		return error_set(error, -EPROTO, "the list of processes does not begin with the root");
-	return 0;
-}
-
-static const TreeProcess *wanted_find(const struct wanted_tree *wanted, pid_t pid)
-{
-	array_for_each(process, &wanted->processes)
-		if ((*process)->pid == (uint32_t)pid)
-			return *process;
-	return NULL;
-}
-
-/* 0 for the root, 1 for its children... */
-static unsigned wanted_depth(const struct wanted_tree *wanted, const TreeProcess *process)
-{
-	unsigned depth = 0;
-
-	while (process && process->ppid && depth < wanted->processes.count) {
-		process = wanted_find(wanted, (pid_t)process->ppid);
-		depth++;
-	}
-	return depth;
+	restore_wanted_deinit(&layout->wanted);
+	free(layout->made);
+	free(layout->sessions);
+	free(layout->helpers);
+	pidmap_deinit(&layout->terminals);
 }
 
 static bool wants_thread(const TreeProcess *process, pid_t tid)
@@ -81,41 +56,85 @@ static bool wants_thread(const TreeProcess *process, pid_t tid)
 	return false;
 }
 
+/* ---- what cannot stay */
+
 static void process_free(struct restore_process *process)
 {
 	restore_mm_free(process->mm);
 	free(process);
 }
 
-/* Is it still wanted where it is? Not below a process that has to be made anew: a shell cannot change its parent. */
-static bool stays(const struct wanted_tree *wanted, const struct restore_process *process)
+static struct restore_process *find_any(const struct restore_tree *tree, pid_t pid)
 {
-	for (; process; process = process->parent) {
-		const TreeProcess *message = wanted_find(wanted, process->pid);
-		pid_t parent = process->parent ? process->parent->pid : 0;
+	struct restore_process *process = restore_tree_find(tree, pid);
 
-		if (!message || message->ppid != (uint32_t)parent || !process->tracee)
-			return false;
+	return process ? process : restore_zombie_find(tree, pid);
+}
+
+/* A zombie can have been a process before, not the other way round. */
+static bool stays(const struct layout *layout, const struct restore_process *process, const bool *keep)
+{
+	size_t index = image_tree_find(&layout->wanted.tree, process->pid);
+
+	if (index == IMAGE_TREE_NONE || !keep[index] || !process->tracee)
+		return false;
+	return restore_tree_find(layout->tree, process->pid) == process ||
+	       restore_wanted_is_zombie(layout->tree, layout->wanted.processes.items[index]);
+}
+
+/* Takes those out of the list that have ended, and those that are zombies now to the other list. */
+static void sort_out(struct layout *layout, restore_process_list *list, bool zombies)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < list->count; i++) {
+		struct restore_process *process = list->items[i];
+
+		if (!process->tracee)
+			process_free(process);
+		else if (!zombies && restore_wanted_is_zombie(layout->tree, restore_wanted_find(&layout->wanted, process->pid)) &&
+			 array_append(&layout->tree->zombies, process) == 0)
+			continue;
+		else
+			list->items[kept++] = process;
 	}
-	return true;
+	list->count = kept;
+}
+
+static int index_processes(struct restore_tree *tree)
+{
+	int r = 0;
+
+	pidmap_clear(&tree->by_pid);
+	array_for_each(process, &tree->processes)
+		if (r == 0)
+			r = pidmap_put(&tree->by_pid, (uint32_t)(*process)->pid, *process);
+	return r;
 }
 
 /* Children before parents, so that each is reaped by the shell that made it. */
-static void end_processes(struct restore_tree *tree, const struct wanted_tree *wanted)
+static int end_processes(struct layout *layout, struct error *error)
 {
-	for (size_t i = tree->processes.count; i-- > 0;)
-		if (!stays(wanted, tree->processes.items[i]))
-			restore_shell_end(tree->processes.items[i]);
-	for (size_t i = tree->processes.count; i-- > 0;) {
-		struct restore_process *process = tree->processes.items[i];
+	struct restore_tree *tree = layout->tree;
+	_cleanup_free_ bool *keep = calloc(layout->wanted.processes.count, sizeof(*keep));
+	int r;
 
-		if (process->tracee)
-			continue;
-		memmove(&tree->processes.items[i], &tree->processes.items[i + 1],
-			(tree->processes.count - i - 1) * sizeof(tree->processes.items[0]));
-		tree->processes.count--;
-		process_free(process);
-	}
+	if (!keep)
+		return error_set_errno(error, -ENOMEM, "cannot compare the processes");
+	image_tree_compare(&tree->before, &layout->wanted.tree, keep);
+	for (size_t i = tree->zombies.count; i-- > 0;)
+		if (!stays(layout, tree->zombies.items[i], keep))
+			restore_shell_end(tree->zombies.items[i]);
+	for (size_t i = tree->processes.count; i-- > 0;)
+		if (!stays(layout, tree->processes.items[i], keep))
+			restore_shell_end(tree->processes.items[i]);
+	/* Room for all: one that found none would be in neither list. */
+	if (array_reserve(&tree->zombies, tree->processes.count) < 0)
+		return error_set_errno(error, -ENOMEM, "cannot list the processes");
+	sort_out(layout, &tree->zombies, true);
+	sort_out(layout, &tree->processes, false);
+	r = index_processes(tree);
+	return r < 0 ? error_set_errno(error, r, "cannot list the processes") : 0;
 }
 
 static int end_threads(struct restore_tree *tree, struct restore_process *process, const TreeProcess *wanted,
@@ -130,72 +149,215 @@ static int end_threads(struct restore_tree *tree, struct restore_process *proces
 	return r;
 }
 
-/* The session that the shell is in now: its own, or that of the nearest ancestor with one of its own. */
-static int apply_session(struct restore_tree *tree, struct restore_process *process, uint32_t wanted,
-			 struct error *error)
-{
-	pid_t session = getsid(process->pid);
-	int64_t result;
-	int r;
+/* ---- what is to be made */
 
-	if (session < 0)
-		return error_set_errno(error, -errno, "cannot read the session of PID %d", process->pid);
-	if (session == restore_job_session(tree, (pid_t)wanted))
-		return 0;
-	if (wanted != (uint32_t)process->pid)
-		return error_set(error, -EINVAL, "PID %d belongs to session %u, which it can only inherit; its parent "
-				 "is in session %d", process->pid, wanted, session);
-	r = tracee_thread_call(process->tracee->threads.items[0], tree->deadline, &result, error, SYS_setsid, 0, 0, 0, 0,
-			       0, 0);
-	if (r == 0 && result < 0)
-		r = error_set_errno(error, (int)result, "PID %d cannot begin a session", process->pid);
-	return r;
+static int call(const struct layout *layout, struct tracee_process *tracee, const char *what, struct error *error, long nr,
+		uint64_t a0, uint64_t a1)
+{
+	int64_t result;
+	int r = tracee_thread_call(tracee->threads.items[0], layout->tree->deadline, &result, error, nr, a0, a1, 0, 0, 0, 0);
+
+	return r == 0 && result < 0 ? error_set_errno(error, (int)result, "PID %d cannot %s", tracee->pid, what) : r;
+}
+
+static struct tracee_process *tracee_of(const struct layout *layout, ssize_t who)
+{
+	if (who < 0)
+		return layout->helpers[-who - 1].tracee;
+	return layout->made[who] ? layout->made[who]->tracee : NULL;
 }
 
 /* What leads a session has its terminal before children are made: they have it from their parent. */
-static int apply_terminal(struct restore_tree *tree, struct restore_process *process, struct error *error)
+static int apply_terminal(struct layout *layout, struct restore_process *process, struct error *error)
 {
-	int wanted;
+	const TreeProcess *message = pidmap_get(&layout->terminals, (uint32_t)process->pid);
 
-	if (getsid(process->pid) != process->pid)
-		return 0;
-	wanted = restore_pty_wanted(tree->images, process->pid, error);
-	if (wanted < 0 && wanted != -ENOENT)
-		return wanted;
-	return restore_pty_control(tree, process, wanted < 0 ? -1 : wanted, error);
+	return restore_pty_control(layout->tree, process, message ? (int)message->terminal : -1, error);
 }
 
-static int create_process(struct restore_tree *tree, const TreeProcess *wanted, struct error *error)
+/* Of those that are there already, if there are any at all. */
+static int apply_terminals(struct layout *layout, struct error *error)
 {
+	struct restore_tree *tree = layout->tree;
+	int r = 0;
+
+	array_for_each(message, &layout->wanted.processes)
+		if ((*message)->has_terminal && (*message)->terminal <= INT32_MAX &&
+		    pidmap_put(&layout->terminals, (*message)->sid, *message) < 0)
+			return error_set_errno(error, -ENOMEM, "cannot list the terminals");
+	if (!layout->terminals.count && !tree->had_terminals)
+		return 0;
+	tree->had_terminals = layout->terminals.count > 0;
+	array_for_each(process, &tree->processes)
+		if (r == 0 && getsid((*process)->pid) == (*process)->pid)
+			r = apply_terminal(layout, *process, error);
+	return r;
+}
+
+/* Takes the process into the lists. */
+static int note_process(struct layout *layout, size_t index, struct restore_process *process, struct error *error)
+{
+	struct restore_tree *tree = layout->tree;
+	int r;
+
+	if (restore_wanted_is_zombie(tree, layout->wanted.processes.items[index])) {
+		r = array_append(&tree->zombies, process);
+	} else {
+		r = array_append(&tree->processes, process);
+		if (r == 0 && pidmap_put(&tree->by_pid, (uint32_t)process->pid, process) < 0) {
+			tree->processes.count--;
+			r = -ENOMEM;
+		}
+	}
+	if (r < 0)
+		return error_set_errno(error, -ENOMEM, "cannot make PID %d", process->pid);
+	layout->made[index] = process;
+	return 0;
+}
+
+static struct restore_process *process_new(const struct layout *layout, size_t index, struct error *error)
+{
+	const struct image_tree_process *wanted = &layout->wanted.tree.processes.items[index];
 	struct restore_process *process = calloc(1, sizeof(*process));
+
+	if (!process) {
+		error_set_errno(error, -ENOMEM, "cannot make PID %d", wanted->pid);
+		return NULL;
+	}
+	process->pid = wanted->pid;
+	process->files_id = (uint32_t)wanted->pid;
+	process->created = true;
+	process->fresh = wanted->fresh;
+	process->parent = wanted->parent == IMAGE_TREE_NONE ? NULL : layout->made[wanted->parent];
+	return process;
+}
+
+/* By its parent, or by a helper whose end gives it to its parent. The signal of its end is only the first one's to say. */
+static int clone_process(struct layout *layout, size_t index, struct tracee_process *by, struct error *error)
+{
+	const TreeProcess *message = layout->wanted.processes.items[index];
+	bool zombie = restore_wanted_is_zombie(layout->tree, message);
+	struct restore_process *process = process_new(layout, index, error);
 	int r;
 
 	if (!process)
-		return error_set_errno(error, -ENOMEM, "cannot make PID %u", wanted->pid);
-	process->pid = (pid_t)wanted->pid;
-	process->files_id = wanted->pid;
-	process->created = true;
-	process->parent = wanted->ppid ? restore_tree_find(tree, (pid_t)wanted->ppid) : NULL;
-	if (wanted->ppid && !process->parent)
-		r = error_set(error, -EPROTO, "the parent %u of PID %u is not in the tree", wanted->ppid, wanted->pid);
-	else if (process->parent)
-		r = tracee_process_clone(process->parent->tracee->threads.items[0], process->pid, 0, SIGCHLD,
-					 tree->deadline, &process->tracee, error);
-	else
-		r = restore_shell_create(tree, process->pid, restore_job_shares(tree, (pid_t)wanted->sid), &process->tracee,
-					 error);
+		return -ENOMEM;
+	r = tracee_process_clone(by->threads.items[0], process->pid, zombie ? CLONE_VM : 0,
+				 message->has_exit_signal ? (int)message->exit_signal : SIGCHLD, layout->tree->deadline,
+				 &process->tracee, error);
+	if (r == 0 && process->parent)
+		process->tracee->parent = process->parent->tracee;
+	if (r == 0 && !zombie)
+		r = restore_mm_new(process, process->fresh ? NULL : process->parent->mm, error);
 	if (r == 0)
-		r = restore_mm_new(process, process->parent ? process->parent->mm : NULL, error);
-	if (r == 0)
-		r = apply_session(tree, process, wanted->sid, error);
-	if (r == 0)
-		r = apply_terminal(tree, process, error);
-	if (r == 0 && array_append(&tree->processes, process) < 0)
-		r = error_set_errno(error, -ENOMEM, "cannot make PID %u", wanted->pid);
+		r = note_process(layout, index, process, error);
 	if (r < 0) {
 		tracee_process_release(process->tracee);
 		process_free(process);
 	}
+	return r;
+}
+
+static int create_root(struct layout *layout, struct error *error)
+{
+	const TreeProcess *message = layout->wanted.processes.items[0];
+	struct restore_process *process = process_new(layout, 0, error);
+	int r;
+
+	if (!process)
+		return -ENOMEM;
+	r = restore_shell_create(layout->tree, message, &process->tracee, error);
+	if (r == 0)
+		r = restore_mm_new(process, NULL, error);
+	if (r == 0)
+		r = note_process(layout, 0, process, error);
+	if (r < 0) {
+		tracee_process_release(process->tracee);
+		process_free(process);
+		return r;
+	}
+	layout->sessions[0] = process->session = (pid_t)message->sid;
+	return layout->terminals.count ? apply_terminal(layout, process, error) : 0;
+}
+
+static int clone_helper(struct layout *layout, const struct restore_tree_step *step, struct tracee_process *by,
+			struct error *error)
+{
+	struct helper *helper = &layout->helpers[-step->who - 1];
+
+	if (step->by >= 0)
+		helper->maker = layout->made[step->by];
+	else
+		helper->by = &layout->helpers[-step->by - 1];
+	return tracee_process_clone(by->threads.items[0], step->number, 0, 0, layout->tree->deadline, &helper->tracee, error);
+}
+
+/* Nobody else is a subreaper while the tree is built. */
+static int end_helper(struct layout *layout, const struct restore_tree_step *step, struct error *error)
+{
+	struct helper *helper = &layout->helpers[-step->who - 1];
+	struct tracee_process *heir = tracee_of(layout, step->by);
+	struct tracee_process *maker = helper->maker ? helper->maker->tracee : helper->by->tracee;
+	int r = call(layout, heir, "take children over", error, SYS_prctl, PR_SET_CHILD_SUBREAPER, 1);
+
+	restore_shell_end_helper(maker, steal_ptr(&helper->tracee));
+	if (r == 0)
+		r = call(layout, heir, "take children over", error, SYS_prctl, PR_SET_CHILD_SUBREAPER, 0);
+	return r;
+}
+
+static int run_step(struct layout *layout, const struct restore_tree_step *step, struct error *error)
+{
+	struct tracee_process *by;
+	int r;
+
+	if (step->op == RESTORE_TREE_END)
+		return end_helper(layout, step, error);
+	if (step->op == RESTORE_TREE_SETSID) {
+		r = call(layout, tracee_of(layout, step->who), "begin a session", error, SYS_setsid, 0, 0);
+		return r == 0 && step->who >= 0 && layout->terminals.count ?
+			       apply_terminal(layout, layout->made[step->who], error) : r;
+	}
+	by = tracee_of(layout, step->by);
+	return step->who < 0 ? clone_helper(layout, step, by, error) : clone_process(layout, (size_t)step->who, by, error);
+}
+
+/* After a failure the helpers that are left, children before parents. */
+static void end_helpers(struct layout *layout, size_t count)
+{
+	while (layout->helpers && count-- > 0) {
+		struct helper *helper = &layout->helpers[count];
+
+		if (helper->tracee)
+			restore_shell_end_helper(helper->maker ? helper->maker->tracee : helper->by->tracee, helper->tracee);
+	}
+}
+
+static int make_processes(struct layout *layout, struct error *error)
+{
+	const struct image_tree *wanted = &layout->wanted.tree;
+	struct restore_tree_steps steps = { 0 };
+	int r;
+
+	for (size_t i = 0; i < wanted->processes.count; i++) {
+		layout->made[i] = find_any(layout->tree, wanted->processes.items[i].pid);
+		layout->sessions[i] = layout->made[i] ? layout->made[i]->session : 0;
+	}
+	r = layout->made[0] ? 0 : create_root(layout, error);
+	if (r == 0)
+		r = restore_tree_plan(wanted, layout->tree->depth, layout->sessions, &steps, error);
+	if (r == 0 && steps.helpers) {
+		layout->helpers = calloc(steps.helpers, sizeof(*layout->helpers));
+		r = layout->helpers ? 0 : error_set_errno(error, -ENOMEM, "cannot make the processes");
+	}
+	array_for_each(step, &steps.list)
+		if (r == 0)
+			r = run_step(layout, step, error);
+	end_helpers(layout, steps.helpers);
+	for (size_t i = 0; i < wanted->processes.count; i++)
+		if (layout->made[i])
+			layout->made[i]->session = layout->sessions[i];
+	array_deinit(&steps.list);
 	return r;
 }
 
@@ -247,76 +409,41 @@ static int create_threads(struct restore_tree *tree, struct restore_process *pro
 	return r;
 }
 
-static int layout_apply(struct restore_tree *tree, const struct wanted_tree *wanted, struct error *error)
+static int layout_apply(struct layout *layout, struct error *error)
 {
-	int r = 0;
+	struct restore_tree *tree = layout->tree;
+	size_t count = layout->wanted.processes.count;
+	int r;
 
-	end_processes(tree, wanted);
+	layout->made = calloc(count, sizeof(struct restore_process *));
+	layout->sessions = calloc(count, sizeof(*layout->sessions));
+	if (!layout->made || !layout->sessions)
+		return error_set_errno(error, -ENOMEM, "cannot list the processes");
+	r = end_processes(layout, error);
 	array_for_each(process, &tree->processes) {
 		(*process)->created = false;
 		if (r == 0)
-			r = end_threads(tree, *process, wanted_find(wanted, (*process)->pid), error);
+			r = end_threads(tree, *process, restore_wanted_find(&layout->wanted, (*process)->pid), error);
 	}
-	array_for_each(message, &wanted->processes) {
-		struct restore_process *process = restore_tree_find(tree, (pid_t)(*message)->pid);
-
-		if (r < 0 || wanted_depth(wanted, *message) > tree->depth)
-			continue;
-		r = process ? apply_session(tree, process, (*message)->sid, error) : create_process(tree, *message, error);
-		if (r == 0 && process)
-			r = apply_terminal(tree, process, error);
-	}
+	if (r == 0)
+		r = apply_terminals(layout, error);
+	if (r == 0)
+		r = make_processes(layout, error);
+	if (r == 0 && image_tree_copy(&layout->wanted.tree, &tree->before) < 0)
+		r = error_set_errno(error, -ENOMEM, "cannot list the processes");
+	array_for_each(process, &tree->processes)
+		if (r == 0)
+			r = create_threads(tree, *process, restore_wanted_find(&layout->wanted, (*process)->pid), error);
 	return r;
 }
 
 int restore_layout_processes(struct restore_tree *tree, struct error *error)
 {
-	struct wanted_tree wanted = { 0 };
-	int r;
+	struct layout layout = { .tree = tree };
+	int r = restore_wanted_read(tree, &layout.wanted, error);
 
-	r = wanted_read(tree->images, &wanted, error);
 	if (r == 0)
-		r = layout_apply(tree, &wanted, error);
-	array_for_each(process, &tree->processes)
-		if (r == 0)
-			r = create_threads(tree, *process, wanted_find(&wanted, (*process)->pid), error);
-	wanted_deinit(&wanted);
-	return r;
-}
-
-/* A group whose leader is not in the tree is the root's own from now on. */
-static uint32_t group_of(const struct wanted_tree *wanted, const TreeProcess *process)
-{
-	return wanted_find(wanted, (pid_t)process->pgid) ? process->pgid : wanted->processes.items[0]->pid;
-}
-
-/* Leaders first, then members. */
-static int apply_group(struct restore_tree *tree, struct restore_process *process, uint32_t wanted, bool leaders,
-		       struct error *error)
-{
-	int64_t result;
-	int r;
-
-	if ((wanted == (uint32_t)process->pid) != leaders || getpgid(process->pid) == (pid_t)wanted)
-		return 0;
-	r = tracee_thread_call(process->tracee->threads.items[0], tree->deadline, &result, error, SYS_setpgid, 0, wanted,
-			       0, 0, 0, 0);
-	if (r == 0 && result < 0)
-		r = error_set_errno(error, (int)result, "PID %d cannot join process group %u", process->pid, wanted);
-	return r;
-}
-
-int restore_layout_groups(struct restore_tree *tree, struct error *error)
-{
-	struct wanted_tree wanted = { 0 };
-	int r;
-
-	r = wanted_read(tree->images, &wanted, error);
-	for (int leaders = 1; leaders >= 0 && r == 0; leaders--)
-		array_for_each(message, &wanted.processes)
-			if (r == 0)
-				r = apply_group(tree, restore_tree_find(tree, (pid_t)(*message)->pid),
-						group_of(&wanted, *message), leaders, error);
-	wanted_deinit(&wanted);
+		r = layout_apply(&layout, error);
+	layout_deinit(&layout);
 	return r;
 }

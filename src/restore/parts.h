@@ -75,19 +75,25 @@ int64_t restore_clocks_elapsed(const struct restore_tree *tree, uint64_t then);
 /* ---- parts -------------------------------------------------------------------------------------------------------- */
 
 /*
- * shell.c: a process with this PID and nothing in it, child of whom the options say, seized, EXITKILL. It leads a session, or
- * (`shares_session`) a process group of ours.
+ * shell.c: the root, with nothing in it, child of whom the options say, seized, EXITKILL. It leads a session, or is in one that
+ * has no leader, or leads a process group of ours in a shell job.
  */
-int restore_shell_create(struct restore_tree *tree, pid_t pid, bool shares_session, struct tracee_process **ret,
+int restore_shell_create(struct restore_tree *tree, const TreeProcess *root, struct tracee_process **ret,
 			 struct error *error);
 /* Kills and waits, and reaps in the parent's shell. */
 void restore_shell_end(struct restore_process *process);
+/* The same of a helper, a child of `maker`. */
+void restore_shell_end_helper(struct tracee_process *maker, struct tracee_process *helper);
 /* Takes pending signals that building has left (SIGCHLD of ended children) out of the queues of a shell. */
 int restore_shell_flush_signals(struct restore_tree *tree, struct restore_process *process, struct error *error);
 
 /* layout.c: processes and threads as IMAGE_PSTREE wants them. */
 int restore_layout_processes(struct restore_tree *tree, struct error *error);
-/* Process groups; for the end, when all processes are there. */
+/* A zombie, or what becomes one; NULL when there is none. */
+struct restore_process *restore_zombie_find(const struct restore_tree *tree, pid_t pid);
+/* zombie.c: those that have ended on the source do. */
+int restore_zombies_end(struct restore_tree *tree, struct error *error);
+/* group.c: process groups; for the end, when all processes are there. */
 int restore_layout_groups(struct restore_tree *tree, struct error *error);
 
 /* mm.c */

@@ -49,6 +49,13 @@ void restore_tree_free(struct restore_tree *tree)
 {
 	if (!tree)
 		return;
+	array_for_each(zombie, &tree->zombies) {
+		if ((*zombie)->tracee)
+			restore_shell_end(*zombie);
+		restore_mm_free((*zombie)->mm);
+		free(*zombie);
+	}
+	array_deinit(&tree->zombies);
 	/* Children first: each is reaped by its parent's shell, which has to be there still. */
 	for (size_t i = tree->processes.count; i-- > 0;) {
 		struct restore_process *process = tree->processes.items[i];
@@ -62,6 +69,8 @@ void restore_tree_free(struct restore_tree *tree)
 		free(*process);
 	}
 	array_deinit(&tree->processes);
+	pidmap_deinit(&tree->by_pid);
+	image_tree_deinit(&tree->before);
 	restore_files_free(tree->files);
 	restore_shared_free(tree->shared);
 	restore_sysv_free(tree);
@@ -74,9 +83,14 @@ void restore_tree_free(struct restore_tree *tree)
 
 struct restore_process *restore_tree_find(const struct restore_tree *tree, pid_t pid)
 {
-	array_for_each(process, &tree->processes)
-		if ((*process)->pid == pid)
-			return *process;
+	return pidmap_get(&tree->by_pid, (uint32_t)pid);
+}
+
+struct restore_process *restore_zombie_find(const struct restore_tree *tree, pid_t pid)
+{
+	array_for_each(zombie, &tree->zombies)
+		if ((*zombie)->pid == pid)
+			return *zombie;
 	return NULL;
 }
 

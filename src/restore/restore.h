@@ -21,7 +21,7 @@
  *
  * Memory of a new child process is a copy-on-write copy of its parent's shell at the moment when restore_tree_layout()
  * makes it, so pages equal at that moment are shared, and the caller has to drop or write those that differ:
- * `restore_process.created` says that this is so.
+ * `restore_process.created` says that this is so. A process that is `fresh` (image/tree.h) begins with none.
  *
  * Relies on: clone3 set_tid 5.5, pidfd_getfd 5.6 and PR_SET_MM_MAP 3.18. Needs CAP_SYS_ADMIN, CAP_SYS_PTRACE.
  */
@@ -35,10 +35,12 @@
 
 #include "image/blockers.h"
 #include "image/image.h"
+#include "image/tree.h"
 #include "tracee/tracee.h"
 #include "util/array.h"
 #include "util/error.h"
 #include "util/log.h"
+#include "util/pidmap.h"
 #include "util/timens.h"
 
 struct restore_files;  /* files.c: objects opened so far */
@@ -81,16 +83,23 @@ struct restore_process {
 	struct tracee_process *tracee;  /* the stopped shell; owned. tracee->mem_fd, tracee->pidfd are its descriptors */
 	struct restore_mm *mm;          /* owned */
 	uint32_t files_id;              /* id of its IMAGE_FDINFO records */
+	pid_t session;                  /* in which it is, with the number that the images have for it */
 	bool created;                   /* by the last restore_tree_layout(): memory is the parent's copy */
+	bool fresh;                     /* or, with this, nothing */
 	bool kept;                      /* outlives its tracer */
 	ARRAY(uint32_t) timers_due;     /* numbers of POSIX timers whose signal is pending; owned */
 	bool stopped;                   /* was stopped by a signal on the source, and shall be again */
 };
 
+typedef ARRAY(struct restore_process *) restore_process_list;
+
 struct restore_tree {
 	const struct restore_options *options; /* borrowed */
 	const struct log *log;                 /* borrowed, may be NULL */
-	ARRAY(struct restore_process *) processes; /* owned; parents before children */
+	restore_process_list processes;        /* owned; parents before children */
+	struct pidmap by_pid;                  /* the same, by PID; owned */
+	restore_process_list zombies;          /* shells that are to end; without tracee, when they have; owned */
+	struct image_tree before;              /* that the last layout was made for; owned */
 	const struct image_set *images;        /* the newest, during a call; borrowed */
 	int own_pidfd;                         /* pidfd of this process, owned */
 	int64_t deadline;                      /* for batches and waits; CLOCK_FOREVER unless the caller sets it */
@@ -102,6 +111,7 @@ struct restore_tree {
 	struct restore_shared *shared;         /* owned by shared-memory.c, made on first use */
 	struct image_ipcs *sysv;               /* System V objects made so far, owned by sysv.c; NULL: none */
 	struct restore_host *host;             /* owned */
+	bool had_terminals;                    /* sessions had terminals of the tree at the last layout */
 	struct restore_ptys *ptys;             /* owned by pty.c, made anew by each layout; NULL when finished */
 	struct restore_job *job;               /* owned by job.c, made anew by each layout */
 	struct restore_clocks clocks;
@@ -147,7 +157,7 @@ void restore_terminal_back(const struct restore_terminal *terminal);
  */
 int restore_job_wait(pid_t root, struct restore_terminal *terminal, int *ret_status, struct error *error);
 
-/* NULL when there is no such process. */
+/* NULL when there is no such process. One that has ended on the source does not count. */
 struct restore_process *restore_tree_find(const struct restore_tree *tree, pid_t pid);
 
 struct restore_range {

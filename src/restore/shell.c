@@ -91,6 +91,7 @@ struct shell_plan {
 	enum restore_parentage parentage;
 	const struct timens_offsets *clocks; /* of a time namespace of its own; borrowed, NULL: ours */
 	bool shares_session; /* becomes the leader of a group in our session, not of a session */
+	pid_t session;       /* 0, or that of the helper that makes it, which leads it and ends */
 	int program_fd;      /* borrowed, as those below */
 	int go_fd;           /* it waits here for a byte */
 	int go_write_fd;     /* our end of that pipe */
@@ -117,7 +118,7 @@ __attribute__((noreturn)) static void shell_main(const struct shell_plan *plan)
 	}
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-	if ((plan->shares_session ? setpgid(0, 0) : setsid()) < 0 || chdir("/") < 0 ||
+	if ((plan->session ? 0 : plan->shares_session ? setpgid(0, 0) : setsid()) < 0 || chdir("/") < 0 ||
 	    syscall(SYS_close_range, 0u, ~0u, CLOSE_RANGE_CLOEXEC) < 0)
 		_exit(1);
 	syscall(SYS_execveat, plan->program_fd, "", arguments, environment, AT_EMPTY_PATH);
@@ -127,10 +128,11 @@ __attribute__((noreturn)) static void shell_main(const struct shell_plan *plan)
 /* The call that makes the shell: 0 or a negative errno. A sibling ends with the signal that this program ends with. */
 static int clone_here(const struct shell_plan *plan)
 {
+	bool beside = plan->parentage == RESTORE_SIBLING || (plan->parentage == RESTORE_CHILD && plan->session);
 	pid_t pid = plan->pid;
 	struct clone_args arguments = {
-		.flags = plan->parentage == RESTORE_SIBLING ? CLONE_PARENT : 0,
-		.exit_signal = plan->parentage == RESTORE_SIBLING ? 0 : SIGCHLD,
+		.flags = beside ? CLONE_PARENT : 0,
+		.exit_signal = beside ? 0 : SIGCHLD,
 		.set_tid = (uintptr_t)&pid,
 		.set_tid_size = 1,
 	};
@@ -181,7 +183,7 @@ static int clone_by_us(struct shell_plan *plan)
 /* In the helper: makes the shell, reports, ends. */
 __attribute__((noreturn)) static void helper_main(const struct shell_plan *plan, int report_fd)
 {
-	int report = clone_with_clocks(plan);
+	int report = plan->session && setsid() < 0 ? -errno : clone_with_clocks(plan);
 
 	(void)!write(report_fd, &report, sizeof(report));
 	_exit(0);
@@ -200,6 +202,15 @@ static int clone_error(pid_t pid, int code, struct error *error)
 	return error_set_errno(error, code, "cannot make a process with PID %d", pid);
 }
 
+/* With the number of a session that has no leader, it is to begin that. */
+static pid_t fork_helper(const struct shell_plan *plan)
+{
+	pid_t pid = plan->session;
+	struct clone_args arguments = { .exit_signal = SIGCHLD, .set_tid = (uintptr_t)&pid, .set_tid_size = 1 };
+
+	return plan->session ? (pid_t)syscall(SYS_clone3, &arguments, sizeof(arguments)) : fork();
+}
+
 /* Runs the helper; the shell exists and waits for a byte in the pipe when this returns 0. */
 static int clone_by_helper(const struct shell_plan *plan, struct error *error)
 {
@@ -212,7 +223,9 @@ static int clone_by_helper(const struct shell_plan *plan, struct error *error)
 		return error_set_errno(error, -errno, "cannot make a pipe");
 	report_read = pipe_fds[0];
 	report_write = pipe_fds[1];
-	helper = fork();
+	helper = fork_helper(plan);
+	if (helper < 0 && plan->session)
+		return error_set_errno(error, -errno, "cannot make session %d, whose leader is gone", plan->session);
 	if (helper < 0)
 		return error_set_errno(error, -errno, "cannot fork");
 	if (helper == 0)
@@ -230,7 +243,10 @@ static int shell_clone(struct shell_plan *plan, struct error *error)
 {
 	int r;
 
-	if (plan->parentage == RESTORE_DETACHED)
+	if (plan->parentage == RESTORE_SIBLING && plan->session)
+		return error_set(error, -EOPNOTSUPP, "PID %d is in a session whose leader is gone, which a sibling of this program "
+				 "cannot be: restore it without --restore-sibling", plan->pid);
+	if (plan->parentage == RESTORE_DETACHED || plan->session)
 		return clone_by_helper(plan, error);
 	r = clone_by_us(plan);
 	return r < 0 ? clone_error(plan->pid, r, error) : 0;
@@ -309,10 +325,13 @@ static void shell_kill(pid_t pid)
 			return;
 }
 
-int restore_shell_create(struct restore_tree *tree, pid_t pid, bool shares_session, struct tracee_process **ret,
+int restore_shell_create(struct restore_tree *tree, const TreeProcess *root, struct tracee_process **ret,
 			 struct error *error)
 {
-	struct shell_plan plan = { .pid = pid, .parentage = tree->options->parentage, .shares_session = shares_session };
+	pid_t pid = (pid_t)root->pid;
+	struct shell_plan plan = { .pid = pid, .parentage = tree->options->parentage,
+				   .shares_session = restore_job_shares(tree, (pid_t)root->sid),
+				   .session = root->own_session && root->sid != root->pid ? (pid_t)root->sid : 0 };
 	struct timens_offsets own;
 	_cleanup_fd_ int program_fd = -1, go_read = -1, go_write = -1;
 	int64_t deadline = clock_deadline(SHELL_WAIT);
@@ -346,12 +365,12 @@ int restore_shell_create(struct restore_tree *tree, pid_t pid, bool shares_sessi
 }
 
 /* A zombie of a shell is seen by its parent's shell only, which is stopped: it is made to take note. */
-static void reap(struct restore_process *parent, pid_t pid)
+static void reap(struct tracee_process *parent, pid_t pid)
 {
 	int64_t result;
 
-	if (parent->tracee && parent->tracee->threads.count)
-		tracee_thread_call(parent->tracee->threads.items[0], clock_deadline(CLOCK_S), &result, NULL, SYS_wait4,
+	if (parent && parent->threads.count)
+		tracee_thread_call(parent->threads.items[0], clock_deadline(CLOCK_S), &result, NULL, SYS_wait4,
 				   (uint64_t)pid, 0, __WALL | WNOHANG, 0, 0, 0);
 }
 
@@ -373,9 +392,17 @@ void restore_shell_end(struct restore_process *process)
 	tracee_process_release(process->tracee);
 	process->tracee = NULL;
 	if (process->parent)
-		reap(process->parent, process->pid);
+		reap(process->parent->tracee, process->pid);
 	else
 		reap_root(process->pid);
+}
+
+void restore_shell_end_helper(struct tracee_process *maker, struct tracee_process *helper)
+{
+	pid_t pid = helper->pid;
+
+	tracee_process_release(helper);
+	reap(maker, pid);
 }
 
 int restore_shell_flush_signals(struct restore_tree *tree, struct restore_process *process, struct error *error)

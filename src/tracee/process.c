@@ -208,6 +208,7 @@ void tracee_tree_release(struct tracee_tree *tree)
 		process_free(tree->processes.items[i]);
 	}
 	array_deinit(&tree->processes);
+	array_deinit(&tree->zombies);
 	free(tree);
 }
 

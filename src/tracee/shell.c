@@ -22,7 +22,10 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define OPTIONS_KEPT  (PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK)
 #define OPTIONS_SHELL (OPTIONS_KEPT | PTRACE_O_EXITKILL)
@@ -184,7 +187,7 @@ int tracee_process_clone(struct tracee_thread *by, pid_t pid, uint64_t flags, in
 	struct tracee_thread *thread;
 	int r;
 
-	if (!maker->exit_kill || (flags & (CLONE_VM | CLONE_THREAD | CLONE_VFORK | CLONE_UNTRACED)))
+	if (!maker->exit_kill || (flags & (CLONE_THREAD | CLONE_VFORK | CLONE_UNTRACED)))
 		return error_set(error, -EINVAL, "PID %d: no process can be cloned like that",
 				 maker->pid);
 	r = run_clone(by, &args, pid, deadline, &pid, error);
@@ -202,6 +205,10 @@ int tracee_process_clone(struct tracee_thread *by, pid_t pid, uint64_t flags, in
 	}
 	process->exit_kill = process->whole = true;
 	process->parent = maker;
+	if (flags & CLONE_VM) { /* what is mapped there is the maker's to move and unmap */
+		*ret = process;
+		return 0;
+	}
 	process->area_address = maker->area_address;
 	process->area_size = maker->area_size;
 	process->own->wanted_address = maker->own->wanted_address;
@@ -229,6 +236,51 @@ int tracee_thread_end(struct tracee_thread *thread, int64_t deadline, struct err
 		return error_set(error, r < 0 ? r : -EPROTO, "PID %d: thread %d does not end",
 				 process->pid, thread->tid);
 	process_remove_thread(process, thread);
+	return 0;
+}
+
+/* The signal is delivered before it executes anything; what is blocked or handled is so by nobody but the engine. */
+static int die_by(struct tracee_process *process, int signal, int64_t deadline, struct error *error)
+{
+	struct tracee_thread *thread = process->threads.items[0];
+	int status, r;
+
+	r = thread_unpark(thread, error);
+	if (r == 0)
+		r = thread_set_kernel_mask(thread, 0, error);
+	if (r == 0 && syscall(SYS_pidfd_send_signal, process->pidfd, signal, NULL, 0) < 0)
+		r = ptrace_fail(error, -errno, process->pid, "send it a signal");
+	for (uint64_t deliver = 0; r == 0; deliver = (uint64_t)signal) {
+		if (signal != SIGKILL)
+			r = ptrace_do(PTRACE_CONT, thread->tid, 0, deliver);
+		if (r == 0)
+			r = wait_stop(thread->tid, deadline, &status);
+		if (r == 0 && deliver)
+			return error_set(error, -EINVAL, "PID %d does not end by signal %d", process->pid, signal);
+	}
+	return r;
+}
+
+int tracee_process_die(struct tracee_process *process, int status, int64_t deadline, struct error *error)
+{
+	struct tracee_thread *thread = process->threads.items[0];
+	const uint64_t code[6] = { (uint64_t)WEXITSTATUS(status) }, never[6] = { PR_SET_DUMPABLE };
+	int64_t result;
+	int r;
+
+	if (!process->exit_kill || process->threads.count != 1)
+		return error_set(error, -EINVAL, "PID %d is no shell of one thread", process->pid);
+	/* Or it would write a core. */
+	tracee_process_code_moved(process);
+	r = inject_call(thread, deadline, &result, error, SYS_prctl, never);
+	if (r < 0)
+		return r;
+	r = WIFSIGNALED(status) ? die_by(process, WTERMSIG(status), deadline, error)
+				: inject_call(thread, deadline, &result, NULL, SYS_exit_group, code);
+	if (r != -ESRCH)
+		return error_set(error, r < 0 ? r : -EPROTO, "PID %d does not end with status %#x", process->pid, (unsigned)status);
+	error_clear(error);
+	tracee_process_forget(process);
 	return 0;
 }
 

@@ -256,15 +256,21 @@ static int stop_children(struct stopper *stopper, struct tracee_tree *tree,
 	for (size_t i = 0; r == 0 && i < children.count; i++) {
 		struct procfs_stat stat;
 
-		if (procfs_read_stat(children.items[i], &stat, NULL) == 0 && stat.state != 'Z' &&
-		    stat.state != 'X')
-			r = stop_process(stopper, tree, process, children.items[i]);
-		if (r == -ESRCH) {
+		if (procfs_read_stat(children.items[i], &stat, NULL) < 0 || stat.state == 'X')
+			continue;
+		/* a process whose main thread has ended looks like one that has ended */
+		r = stat.state == 'Z' && stat.threads <= 1
+			    ? -ESRCH
+			    : stop_process(stopper, tree, process, children.items[i]);
+		if (r == -ESRCH && array_append(&tree->zombies, children.items[i]) < 0)
+			r = error_set(stopper->error, -ENOMEM, "out of memory");
+		if (r == -ESRCH && tree->processes.items[tree->processes.count - 1]->pid == children.items[i]) {
 			/* ended between the two looks; its object is the last one */
 			process_free(tree->processes.items[--tree->processes.count]);
 			error_clear(stopper->error);
-			r = 0;
 		}
+		if (r == -ESRCH)
+			r = 0;
 	}
 	array_deinit(&children);
 	return r;

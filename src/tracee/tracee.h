@@ -96,6 +96,7 @@ struct tracee_process {
 /* A process and all its descendants, stopped. Parents come before their children. */
 struct tracee_tree {
 	ARRAY(struct tracee_process *) processes; /* owned; items[0] is the root */
+	ARRAY(pid_t) zombies; /* descendants that have ended and were not waited for when their parent stood still; owned */
 };
 
 /* NULL for options means all zero. */
@@ -118,7 +119,7 @@ void tracee_hints_free(struct tracee_hints *hints);
  * meanwhile too. On failure everything runs on. A signal that was just being delivered is delivered
  * first, so none is lost; what is pending stays pending and is seen by
  * tracee_thread_peek_signals(). A process that is stopped by SIGSTOP stays so after release. A
- * zombie among the descendants is left out (see /proc); a zombie as root is -ESRCH.
+ * zombie among the descendants is only noted; a zombie as root is -ESRCH.
  */
 int tracee_tree_stop(pid_t root, const struct tracee_options *options, int64_t deadline,
 		     struct tracee_tree **ret, struct error *error);
@@ -374,12 +375,17 @@ uint64_t tracee_area_size(size_t threads, size_t batch_size);
  * registers, xstate and mask of `by` until others are set. `tid` is the wanted PID (0: any;
  * otherwise CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN; -EEXIST: taken). Flags are those of clone3
  * without exit signal. A child has a copy of the memory of `by` at that moment, remote area
- * included.
+ * included; with CLONE_VM it has no area, and only tracee_thread_call() can be run in it.
  */
 int tracee_thread_clone(struct tracee_thread *by, pid_t tid, int64_t deadline,
 			struct tracee_thread **ret, struct error *error);
 int tracee_process_clone(struct tracee_thread *by, pid_t pid, uint64_t flags, int exit_signal,
 			 int64_t deadline, struct tracee_process **ret, struct error *error);
+/*
+ * Ends a shell of one thread as `status` says (wait(2); its core bit is not taken over, nor is any core written) and frees the
+ * object, unless it fails. If its parent is not this program, the zombie is the parent's.
+ */
+int tracee_process_die(struct tracee_process *process, int status, int64_t deadline, struct error *error);
 /* Ends a thread of a shell that is not wanted any more (not the leader) and frees the object. */
 int tracee_thread_end(struct tracee_thread *thread, int64_t deadline, struct error *error);
 

@@ -132,10 +132,12 @@ int procfs_parse_stat(char *text, struct procfs_stat *ret, struct error *error)
 		case 8: stat.foreground = (pid_t)strtol(field, NULL, 10); break;
 		case 9: stat.flags = (uint32_t)value; break;
 		case 19: stat.nice = strtol(field, NULL, 10); break;
+		case 20: stat.threads = strtol(field, NULL, 10); break;
 		case 22: stat.start_time = value; break;
 		case 26: stat.start_code = value; break;
 		case 27: stat.end_code = value; break;
 		case 28: stat.start_stack = value; break;
+		case 38: stat.exit_signal = (int)value; break;
 		case 45: stat.start_data = value; break;
 		case 46: stat.end_data = value; break;
 		case 47: stat.start_brk = value; break;
@@ -143,6 +145,7 @@ int procfs_parse_stat(char *text, struct procfs_stat *ret, struct error *error)
 		case 49: stat.arg_end = value; break;
 		case 50: stat.env_start = value; break;
 		case 51: stat.env_end = value; break;
+		case 52: stat.exit_code = (int)value; break;
 		default: break;
 		}
 	}

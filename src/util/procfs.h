@@ -44,10 +44,12 @@ struct procfs_stat {
 	pid_t foreground;           /* [8] foreground process group of that terminal, -1: no terminal */
 	uint32_t flags;             /* [9] PF_* of the kernel */
 	long nice;                  /* [19] */
+	long threads;               /* [20] that have not been waited for; 1: only the main thread */
 	uint64_t start_time;        /* [22] clock ticks after boot: with the PID, who it is */
 	uint64_t start_code;        /* [26] */
 	uint64_t end_code;          /* [27] */
 	uint64_t start_stack;       /* [28] */
+	int exit_signal;            /* [38] to the parent when it ends */
 	uint64_t start_data;        /* [45] */
 	uint64_t end_data;          /* [46] */
 	uint64_t start_brk;         /* [47] */
@@ -55,6 +57,7 @@ struct procfs_stat {
 	uint64_t arg_end;           /* [49] */
 	uint64_t env_start;         /* [50] */
 	uint64_t env_end;           /* [51] */
+	int exit_code;              /* [52] of one that has ended: as wait(2) tells it */
 };
 
 struct procfs_pids {

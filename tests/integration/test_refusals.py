@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Processes, hosts and objects that cannot be moved: each gets an error that names it, and everything is as it was."""
 import pathlib
+import sys
 import re
 import signal
 import socket
@@ -46,10 +47,28 @@ def test_zombie(two_hosts, page_server):
     with Unharmed(a, b, None, page_server) as watch:
         watch.refused(send(a, page_server, zombie, state_dir=watch.state), f"PID {zombie}",
                       f"has ended and only waits for its parent {parent}")
-        result = send(a, page_server, parent, state_dir=watch.state)
-        watch.refused(result, f"PID {zombie}: process zombie child of PID {parent}", "the parent should wait")
     assert a.state(zombie) == "Z"
     a.kill(parent)
+
+
+HEADLESS = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(100,)).start()
+ctypes.CDLL(None).syscall(60, 0)  # exit(2): this thread alone
+"""
+
+
+def test_main_thread_has_ended(two_hosts, page_server):
+    a, b, _ = two_hosts
+    parent = a.spawn_daemon(["/bin/sh", "-c", f"'{sys.executable}' -c '{HEADLESS}' & wait"])
+    wait_until(lambda: [pid for pid in a.tree(parent) if a.state(pid) == "Z"], 10, "a main thread that has ended")
+    pid = a.tree(parent)[1]
+    with Unharmed(a, b, None, page_server) as watch:
+        watch.refused(send(a, page_server, pid, state_dir=watch.state), f"PID {pid}", "its main thread has ended")
+        watch.refused(send(a, page_server, parent, state_dir=watch.state), f"PID {pid}: process main thread {pid}",
+                      "its main thread has ended while others run")
+    a.kill(parent)
+    a.kill(pid)
 
 
 def test_thread_of_the_kernel():
@@ -212,7 +231,7 @@ def test_every_object_in_one_list(two_hosts, page_server, start_victim):
     assert len(listed) == len(kinds), result.text()
     for name, kind, place, *child in kinds:
         wanted = {"descriptor": f"fd {place} -> ", "mapping": f"{place}-", "process": ""}[kind]
-        pid = place if name == "zombie" else child[0] if child else str(victim.pid)
+        pid = child[0] if child else str(victim.pid)
         lines = [line for line in listed if line[0] == pid and line[1] == kind and line[2].startswith(wanted)]
         assert lines, f"{name} is not in the list\n{result.text()}"
         assert all(len(line[3]) > 10 and len(line[4]) > 10 for line in lines), lines

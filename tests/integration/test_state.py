@@ -13,6 +13,7 @@ VICTIMS = [
     "sysv-shm", "sysv-sem", "sysv-msg", "posix-shm",
     "listen-tcp", "listen-unix", "udp", "tree", "pty", "pty-session",
     "locks", "leases", "procfiles", "epoll-far", "aio", "fanotify",
+    "tree:zombie", "sessions", "zombies",
 ]
 PRIVATE = {"fanotify", "fifo", "leases", "listen-unix", "locks", "unixflight"}  # have an object in the file system that each host needs for itself
 

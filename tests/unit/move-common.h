@@ -182,6 +182,7 @@ static int move_end_source(struct move *move, struct error *error)
 	array_for_each(process, &move->stopped->processes)
 		tracee_process_forget(*process);
 	array_deinit(&move->stopped->processes);
+	array_deinit(&move->stopped->zombies);
 	free(move->stopped);
 	move->stopped = NULL;
 	array_for_each(process, &move->dump->processes) {

@@ -131,14 +131,30 @@ static void test_bad_roots(void **state)
 
 /* ---- blockers */
 
-static void add_zombie(void)
+static void *outlive(void *data)
 {
-	siginfo_t info;
+	pthread_join(*(pthread_t *)data, NULL);
+	for (;;)
+		pause();
+	return NULL;
+}
+
+/* A child without its main thread. */
+static void add_headless(void)
+{
+	static pthread_t self;
+	pthread_t thread;
 	pid_t pid = fork();
 
-	if (pid == 0)
-		_exit(0);
-	waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT);
+	if (pid == 0) {
+		self = pthread_self();
+		if (pthread_create(&thread, NULL, outlive, &self) == 0)
+			pthread_exit(NULL);
+		_exit(1);
+	}
+	for (struct procfs_stat stat = { 0 }; stat.state != 'Z'; sched_yield())
+		if (procfs_read_stat(pid, &stat, NULL) < 0)
+			_exit(1);
 }
 
 static void add_namespace(void)
@@ -213,7 +229,7 @@ static void expect_blocker(void (*setup)(void), const char *kind, const char *wo
 
 static void test_blockers(void **state)
 {
-	expect_blocker(add_zombie, "process", "has ended");
+	expect_blocker(add_headless, "process", "main thread has ended");
 	expect_blocker(add_namespace, "namespace", "namespace");
 	expect_blocker(add_seccomp, "process", "SECCOMP_RET_USER_NOTIF");
 	expect_blocker(add_seccomp_to_thread, "process", "SECCOMP_RET_USER_NOTIF");
