@@ -299,23 +299,6 @@ int restore_pty_control(struct restore_tree *tree, struct restore_process *leade
 	return shell_ioctl(tree, leader, pty->fd, TIOCSCTTY, NULL, 0, error);
 }
 
-int restore_pty_wanted(const struct image_set *images, pid_t session, struct error *error)
-{
-	const struct image_record *record;
-	size_t cursor = 0;
-
-	while ((record = image_set_next(images, IMAGE_PSTREE, IMAGE_ANY, &cursor))) {
-		_cleanup_message_ TreeProcess *process = NULL;
-		int r = image_unpack(record, tree_process, &process, error);
-
-		if (r < 0)
-			return r;
-		if (process->has_terminal && process->sid == (uint32_t)session && process->terminal <= INT32_MAX)
-			return (int)process->terminal;
-	}
-	return -ENOENT;
-}
-
 /* A process that has given up its terminal, while its session has one. */
 static int finish_process(struct restore_tree *tree, struct restore_process *process, struct error *error)
 {

@@ -20,8 +20,6 @@ int restore_ptys_check(const struct image_set *images, struct image_blockers *bl
 /* Makes those of tree->images that are not there yet, and closes those that are not wanted any more. */
 int restore_ptys_prepare(struct restore_tree *tree, struct error *error);
 
-/* The number of the terminal that a session of the images has, -ENOENT: none, or another error. */
-int restore_pty_wanted(const struct image_set *images, pid_t session, struct error *error);
 /* Brings the leader of a session to its terminal; `wanted` -1: to none. Before processes are cloned from it. */
 int restore_pty_control(struct restore_tree *tree, struct restore_process *leader, int wanted, struct error *error);
 
