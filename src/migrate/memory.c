@@ -231,7 +231,7 @@ static int add_unshared(struct source *source, struct source_memory *memory, str
 
 		if (fdio_pread(memory->map_fd, own, n * 8, at / PAGE * 8) != (ssize_t)(n * 8) ||
 		    fdio_pread(parent->map_fd, other, n * 8, at / PAGE * 8) != (ssize_t)(n * 8))
-			return -EIO;
+			return -ESRCH; /* it has ended: a page map without an address space is empty */
 		for (uint64_t i = 0; i <= n; i++) {
 			uint64_t page = at / PAGE + i;
 			bool same = i < n && own[i] & PM_PRESENT && other[i] & PM_PRESENT && own[i] & PM_FRAME &&
@@ -323,7 +323,7 @@ static int take_shared(struct scan *scan, uint32_t status, const struct track_ru
 		uint64_t first = 0;
 
 		if (fdio_pread(scan->memory->map_fd, entries, n * 8, at / PAGE * 8) != (ssize_t)(n * 8))
-			return -EIO;
+			return -ESRCH; /* it has ended: a page map without an address space is empty */
 		for (uint64_t i = 0; r == 0 && i <= n; i++) {
 			if (i < n && entries[i] & PM_PRESENT && !(entries[i] & SOURCE_PM_EXCLUSIVE))
 				continue;

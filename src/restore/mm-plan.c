@@ -73,15 +73,28 @@ static int plan_piece(struct restore_plan *plan, uint64_t start, uint64_t end, c
 	return r;
 }
 
-int restore_plan_make(const struct restore_segments *now, const struct restore_segments *wanted,
-		      struct restore_plan *plan)
+/*
+ * Is the wanted segment, of which the piece at `start` is looked at, made of pieces that the kernel may keep apart? Private
+ * memory that was two mappings has two anon_vmas; what is mapped beside a piece that stays may as well become part of its
+ * neighbour on the other side, and a file that is mapped once more is another open file.
+ */
+static bool is_patchwork(uint64_t start, const struct restore_segment *kept, const struct restore_segment *now,
+			 const struct restore_segment *wanted, bool keep)
 {
+	if (start == wanted->start || wanted->status & (MAPPING_SYSV | MAPPING_AIO))
+		return false;
+	return keep ? kept != now : kept != NULL;
+}
+
+int restore_plan_make(const struct restore_segments *now, struct restore_segments *wanted, struct restore_plan *plan)
+{
+	const struct restore_segment *kept = NULL; /* of `now`, for the last piece of w that stays */
 	uint64_t position = 0;
 	size_t i = 0, k = 0;
 
 	while (i < now->count || k < wanted->count) {
 		const struct restore_segment *n = i < now->count ? &now->items[i] : NULL;
-		const struct restore_segment *w = k < wanted->count ? &wanted->items[k] : NULL;
+		struct restore_segment *w = k < wanted->count ? &wanted->items[k] : NULL;
 		uint64_t n_start = n ? (n->start > position ? n->start : position) : UINT64_MAX;
 		uint64_t w_start = w ? (w->start > position ? w->start : position) : UINT64_MAX;
 		uint64_t start = n_start < w_start ? n_start : w_start;
@@ -93,11 +106,19 @@ int restore_plan_make(const struct restore_segments *now, const struct restore_s
 
 		if (r < 0)
 			return r;
+		if (w && w_start == start) {
+			bool keep = n && n_start == start && same_backing(n, w);
+
+			w->is_patchwork |= is_patchwork(start, kept, n, w, keep);
+			kept = keep ? n : kept;
+		}
 		position = end;
 		if (n && n->end <= position)
 			i++;
-		if (w && w->end <= position)
+		if (w && w->end <= position) {
+			kept = NULL;
 			k++;
+		}
 	}
 	return 0;
 }

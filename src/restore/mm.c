@@ -36,25 +36,6 @@
 #define MM_SLOTS_MIN   16
 #define MM_SPECIAL_MAX 8
 
-/* A file or shared memory object borrowed by the running batch. */
-struct mm_loan {
-	uint32_t shmid;
-	uint32_t status;
-	uint32_t fdflags;
-	int fd;    /* ours, owned */
-	int index; /* of its pidfd_getfd in the batch */
-};
-
-/* Batches being filled and run. */
-struct mm_run {
-	struct restore_tree *tree;
-	struct restore_process *process;
-	const struct restore_mm *wanted; /* borrowed */
-	struct tracee_batch *batch; /* owned */
-	int pidfd_index;            /* in the batch; -1: not asked for yet */
-	ARRAY(struct mm_loan) loans;
-};
-
 /* ---- the layout as it is */
 
 /* What a fresh shell has: its program, its stack, vDSO and vvar. */
@@ -156,7 +137,7 @@ static int read_wanted(const AddressSpace *message, struct restore_mm *wanted, s
 
 /* ---- batches */
 
-static void run_deinit(struct mm_run *run)
+static void run_deinit(struct restore_mm_run *run)
 {
 	array_for_each(loan, &run->loans)
 		close(loan->fd);
@@ -164,7 +145,7 @@ static void run_deinit(struct mm_run *run)
 	tracee_batch_free(run->batch);
 }
 
-static int run_begin(struct mm_run *run, struct error *error)
+static int run_begin(struct restore_mm_run *run, struct error *error)
 {
 	run->pidfd_index = -1;
 	if (!run->batch)
@@ -175,7 +156,7 @@ static int run_begin(struct mm_run *run, struct error *error)
 	return 0;
 }
 
-static int run_flush(struct mm_run *run, struct error *error)
+int restore_mm_run_flush(struct restore_mm_run *run, struct error *error)
 {
 	int r;
 
@@ -194,15 +175,15 @@ static int run_flush(struct mm_run *run, struct error *error)
 	return r < 0 ? error_wrap(error, r, "cannot lay out the memory of PID %d", run->process->pid) : 0;
 }
 
-static int run_room(struct mm_run *run, struct error *error)
+static int run_room(struct restore_mm_run *run, struct error *error)
 {
-	return tracee_batch_count(run->batch) >= MM_BATCH_CALLS ? run_flush(run, error) : 0;
+	return tracee_batch_count(run->batch) >= MM_BATCH_CALLS ? restore_mm_run_flush(run, error) : 0;
 }
 
 /* Opens what is behind a mapping, once a batch; returns the index of its descriptor in the shell. */
-static int run_borrow(struct mm_run *run, const struct restore_segment *segment, int *ret_index, struct error *error)
+static int run_borrow(struct restore_mm_run *run, const struct restore_segment *segment, int *ret_index, struct error *error)
 {
-	struct mm_loan loan = { .shmid = segment->shmid, .status = segment->status, .fdflags = segment->fdflags };
+	struct restore_mm_loan loan = { .shmid = segment->shmid, .status = segment->status, .fdflags = segment->fdflags };
 	bool object = segment->status & (MAPPING_MEMFD | MAPPING_ANON_SHARED);
 	int r;
 
@@ -240,7 +221,7 @@ static struct restore_segment area_segment(const struct tracee_process *tracee)
 }
 
 /* Where `size` bytes fit that neither layout has. */
-static uint64_t find_gap(const struct mm_run *run, uint64_t size)
+static uint64_t find_gap(const struct restore_mm_run *run, uint64_t size)
 {
 	const struct restore_mm *mm = run->process->mm, *wanted = run->wanted;
 	struct restore_segment area = area_segment(run->process->tracee);
@@ -251,7 +232,7 @@ static uint64_t find_gap(const struct mm_run *run, uint64_t size)
 }
 
 /* A segment is attached as a whole. What is to be a part of it is moved out of a whole one. */
-static int step_attach(struct mm_run *run, const struct restore_step *step, struct error *error)
+static int step_attach(struct restore_mm_run *run, const struct restore_step *step, struct error *error)
 {
 	const struct restore_segment *wanted = step->wanted;
 	uint64_t offset = wanted->pgoff + (step->start - wanted->start), length = step->end - step->start, size, place;
@@ -279,7 +260,7 @@ static int step_attach(struct mm_run *run, const struct restore_step *step, stru
 	return 0;
 }
 
-static int step_map(struct mm_run *run, const struct restore_step *step, struct error *error)
+int restore_mm_step_map(struct restore_mm_run *run, const struct restore_step *step, struct error *error)
 {
 	const struct restore_segment *wanted = step->wanted;
 	uint32_t flags = MAP_FIXED_NOREPLACE | (wanted->flags & (MAP_GROWSDOWN | MAP_NORESERVE));
@@ -307,7 +288,7 @@ static int step_map(struct mm_run *run, const struct restore_step *step, struct 
 	return 0;
 }
 
-static void step_advise(struct mm_run *run, const struct restore_step *step)
+void restore_mm_step_advise(struct restore_mm_run *run, const struct restore_step *step)
 {
 	static const struct {
 		int advice;
@@ -332,7 +313,7 @@ static void step_advise(struct mm_run *run, const struct restore_step *step)
 					 advices[i].advice);
 }
 
-static int run_steps(struct mm_run *run, const struct restore_plan *plan, enum restore_step_kind kind,
+static int run_steps(struct restore_mm_run *run, const struct restore_plan *plan, enum restore_step_kind kind,
 		     struct error *error)
 {
 	array_for_each(step, &plan->steps) {
@@ -344,17 +325,17 @@ static int run_steps(struct mm_run *run, const struct restore_plan *plan, enum r
 		if (kind == RESTORE_STEP_UNMAP)
 			tracee_batch_call(run->batch, SYS_munmap, step->start, size);
 		else if (kind == RESTORE_STEP_MAP)
-			r = step_map(run, step, error);
+			r = restore_mm_step_map(run, step, error);
 		else if (kind == RESTORE_STEP_PROTECT)
 			tracee_batch_call(run->batch, SYS_mprotect, step->start, size, step->wanted->prot);
 		else
-			step_advise(run, step);
+			restore_mm_step_advise(run, step);
 		if (r == 0)
 			r = run_room(run, error);
 		if (r < 0)
 			return r;
 	}
-	return run_flush(run, error);
+	return restore_mm_run_flush(run, error);
 }
 
 /* ---- vDSO and vvar */
@@ -371,7 +352,7 @@ static bool special_alike(const struct restore_segments *now, const struct resto
 	return true;
 }
 
-static void special_moves(struct mm_run *run, const uint64_t *from, const struct restore_segments *to, uint64_t offset)
+static void special_moves(struct restore_mm_run *run, const uint64_t *from, const struct restore_segments *to, uint64_t offset)
 {
 	for (size_t i = 0; i < to->count; i++) {
 		uint64_t size = to->items[i].end - to->items[i].start;
@@ -386,7 +367,7 @@ static void special_moves(struct mm_run *run, const uint64_t *from, const struct
  * By way of a place far from both, since the old and the new place may overlap; the pieces keep their distances, which
  * the code of the vDSO relies on.
  */
-static int move_special(struct mm_run *run, const struct restore_mm *wanted, struct error *error)
+static int move_special(struct restore_mm_run *run, const struct restore_mm *wanted, struct error *error)
 {
 	struct restore_mm *mm = run->process->mm;
 	struct restore_segment area = area_segment(run->process->tracee);
@@ -412,7 +393,7 @@ static int move_special(struct mm_run *run, const struct restore_mm *wanted, str
 	for (size_t i = 0; i < now->count; i++)
 		from[i] = to->items[i].start + (gap - to->items[0].start);
 	special_moves(run, from, to, 0);
-	r = run_flush(run, error);
+	r = restore_mm_run_flush(run, error);
 	tracee_process_code_moved(run->process->tracee);
 	for (size_t i = 0; r == 0 && i < now->count; i++)
 		now->items[i] = to->items[i];
@@ -429,7 +410,7 @@ static bool collides(const struct restore_segments *list, uint64_t start, uint64
 	return false;
 }
 
-static int place_area(struct mm_run *run, const struct restore_mm *wanted, struct error *error)
+static int place_area(struct restore_mm_run *run, const struct restore_mm *wanted, struct error *error)
 {
 	struct restore_mm *mm = run->process->mm;
 	struct tracee_process *tracee = run->process->tracee;
@@ -457,7 +438,7 @@ static int place_area(struct mm_run *run, const struct restore_mm *wanted, struc
 
 /* ---- all */
 
-static int apply_wanted(struct mm_run *run, struct restore_mm *wanted, struct error *error)
+static int apply_wanted(struct restore_mm_run *run, struct restore_mm *wanted, struct error *error)
 {
 	struct restore_mm *mm = run->process->mm;
 	struct restore_plan plan = { 0 };
@@ -483,13 +464,13 @@ static int apply_wanted(struct mm_run *run, struct restore_mm *wanted, struct er
 	array_deinit(&mm->now);
 	mm->now = wanted->now;
 	memset(&wanted->now, 0, sizeof(wanted->now));
-	return 0;
+	return restore_mm_join(run, error);
 }
 
 int restore_mm_apply(struct restore_tree *tree, struct restore_process *process, struct error *error)
 {
 	_cleanup_message_ AddressSpace *message = NULL;
-	_cleanup_(run_deinit) struct mm_run run = { .tree = tree, .process = process };
+	_cleanup_(run_deinit) struct restore_mm_run run = { .tree = tree, .process = process };
 	struct restore_mm wanted = { 0 };
 	int r;
 

@@ -15,6 +15,7 @@ struct restore_segment {
 	uint32_t status; /* MAPPING_* */
 	uint32_t shmid;  /* file id or shared memory id */
 	uint32_t fdflags;
+	bool is_patchwork; /* one mapping on the source, and perhaps more than one here, until mm-join.c has looked */
 };
 
 struct restore_segments {
@@ -47,9 +48,38 @@ struct restore_plan {
 	ARRAY(struct restore_step) steps; /* to be done kind by kind, in the order of the enum */
 };
 
-/* The steps that make `wanted` of `now`. What is alike stays, with its pages. */
-int restore_plan_make(const struct restore_segments *now, const struct restore_segments *wanted,
-		      struct restore_plan *plan);
+/* The steps that make `wanted` of `now`. What is alike stays, with its pages. Notes what of `wanted` is patchwork. */
+int restore_plan_make(const struct restore_segments *now, struct restore_segments *wanted, struct restore_plan *plan);
+
+/* A file or shared memory object borrowed by the running batch. */
+struct restore_mm_loan {
+	uint32_t shmid;
+	uint32_t status;
+	uint32_t fdflags;
+	int fd;    /* ours, owned */
+	int index; /* of its pidfd_getfd in the batch */
+};
+
+/* Batches being filled and run. */
+struct restore_mm_run {
+	struct restore_tree *tree;
+	struct restore_process *process;
+	const struct restore_mm *wanted; /* borrowed */
+	struct tracee_batch *batch; /* owned */
+	int pidfd_index;            /* in the batch; -1: not asked for yet */
+	ARRAY(struct restore_mm_loan) loans;
+};
+
+/* mm.c: runs what is in the batch; a call that maps a step's range as wanted; those that advise it. */
+int restore_mm_run_flush(struct restore_mm_run *run, struct error *error);
+int restore_mm_step_map(struct restore_mm_run *run, const struct restore_step *step, struct error *error);
+void restore_mm_step_advise(struct restore_mm_run *run, const struct restore_step *step);
+
+/*
+ * mm-join.c: after the steps of a plan, makes one mapping of what is one on the source: where a boundary stands inside of a
+ * mapping, mremap(2) over it fails. Pages stay what they are. Nearly always there is nothing to do, which costs nothing.
+ */
+int restore_mm_join(struct restore_mm_run *run, struct error *error);
 
 /* Start of a free range of `size` bytes outside both layouts and away from them; 0: none. */
 uint64_t restore_plan_gap(const struct restore_segments *const *lists, size_t count, uint64_t size);

@@ -13,6 +13,7 @@
 #include "cleanup.h"
 #include "fdio.h"
 
+#define MAPS_TRIES_MAX  20
 #define PROCFS_FILE_MAX (64u << 20) /* 30,000 mappings are some 3 MiB */
 
 static int read_proc(pid_t pid, const char *name, bool in_one_piece, struct buffer *buffer, struct error *error)
@@ -73,16 +74,36 @@ int procfs_parse_maps(char *text, struct procfs_maps *ret, struct error *error)
 	return 0;
 }
 
+static bool maps_in_order(const struct procfs_maps *maps)
+{
+	for (size_t i = 1; i < maps->count; i++)
+		if (maps->items[i].start < maps->items[i - 1].end)
+			return false;
+	return true;
+}
+
+/* It is read a page of text at a time: a mapping that grows in between may be there twice, once with each size. */
 int procfs_read_maps(pid_t pid, struct procfs_maps *ret, struct error *error)
 {
-	_cleanup_buffer_ struct buffer text = BUFFER_INIT;
-	int r;
+	for (unsigned tries = 1;; tries++) {
+		_cleanup_buffer_ struct buffer text = BUFFER_INIT;
+		struct procfs_maps maps = { 0 };
+		int r;
 
-	r = read_proc(pid, "maps", false, &text, error);
-	if (r < 0)
-		return r;
-	r = procfs_parse_maps((char *)text.data, ret, error);
-	return r < 0 ? error_wrap(error, r, "cannot read /proc/%d/maps", pid) : 0;
+		r = read_proc(pid, "maps", false, &text, error);
+		if (r < 0)
+			return r;
+		r = procfs_parse_maps((char *)text.data, &maps, error);
+		if (r < 0)
+			return error_wrap(error, r, "cannot read /proc/%d/maps", pid);
+		if (maps_in_order(&maps)) {
+			*ret = maps;
+			return 0;
+		}
+		procfs_maps_deinit(&maps);
+		if (tries == MAPS_TRIES_MAX)
+			return error_set(error, -EAGAIN, "/proc/%d/maps keeps changing while it is read", pid);
+	}
 }
 
 void procfs_maps_deinit(struct procfs_maps *maps)
