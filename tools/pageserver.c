@@ -15,12 +15,13 @@
 
 #define EXIT_USAGE 2
 
-enum { OPTION_LISTEN = 256, OPTION_TLS_DIR, OPTION_ALLOW, OPTION_MAX_MEMORY, OPTION_STATE_DIR, OPTION_VERSION };
+enum { OPTION_LISTEN = 256, OPTION_TLS_DIR, OPTION_ALLOW, OPTION_HOOK, OPTION_MAX_MEMORY, OPTION_STATE_DIR, OPTION_VERSION };
 
 static const struct option long_options[] = {
 	{ "listen", required_argument, NULL, OPTION_LISTEN },
 	{ "tls-dir", required_argument, NULL, OPTION_TLS_DIR },
 	{ "allow", required_argument, NULL, OPTION_ALLOW },
+	{ "hook", required_argument, NULL, OPTION_HOOK },
 	{ "max-memory", required_argument, NULL, OPTION_MAX_MEMORY },
 	{ "state-dir", required_argument, NULL, OPTION_STATE_DIR },
 	{ "verbose", no_argument, NULL, 'v' },
@@ -39,6 +40,7 @@ static void print_help(void)
 	       "  --tls-dir DIR         ca.pem, server.pem and server-key.pem (default: %s)\n"
 	       "  --allow NAME          a client's certificate must have this name; may be repeated\n"
 	       "  --max-memory SIZE     most that all processes being received may need, as 8G\n"
+	       "  --hook PROGRAM        run at each turning point: prepare, running, aborted\n"
 	       "  --state-dir DIR       journals (default: %s)\n"
 	       "  -v, --verbose         say more\n"
 	       "  --help, --version\n",
@@ -57,6 +59,15 @@ static int take_text(const char *name, const char **ret, struct error *error)
 		return error_set(error, -EINVAL, "%s: '' names nothing", name);
 	*ret = optarg;
 	return 0;
+}
+
+static int take_program(const char *name, const char **ret, struct error *error)
+{
+	int r = take_text(name, ret, error);
+
+	if (r == 0 && access(optarg, X_OK) < 0)
+		r = error_set_errno(error, -errno, "%s: cannot run '%s'", name, optarg);
+	return r;
 }
 
 static int take_memory(uint64_t *ret, struct error *error)
@@ -103,6 +114,9 @@ static int parse(int argc, char **argv, struct arguments *ret)
 			break;
 		case OPTION_MAX_MEMORY:
 			r = take_memory(&ret->options.max_memory, &error);
+			break;
+		case OPTION_HOOK:
+			r = take_program("--hook", &ret->options.hook, &error);
 			break;
 		case OPTION_STATE_DIR:
 			r = take_text("--state-dir", &ret->options.state_dir, &error);

@@ -2,7 +2,7 @@
 /*
  * The guardian: a small process that only waits for our end. If we are killed (SIGKILL, out of memory), it cleans up what
  * the kernel does not: remote areas in the tree's processes, a TCP socket that was being read, the lock on its connections,
- * and the freezer. Before the commit the tree runs on; after
+ * and the freezer. Before the commit the tree runs on, and the hook is told; after
  * it, the tree stays frozen, and the journal tells the operator; but a checkpoint is complete then, and what is left of the
  * tree is ended.
  *
@@ -67,6 +67,7 @@ static void end_tree(struct source *source, int64_t deadline)
 
 static void clean_up(struct source *source)
 {
+	struct migrate_options options = *source->options;
 	int64_t deadline = clock_deadline(10 * CLOCK_S);
 	struct freezer *freezer;
 
@@ -94,6 +95,9 @@ static void clean_up(struct source *source)
 	} else {
 		tracee_traces_clean(source->traces, deadline, NULL);
 	}
+	options.cancel_fd = -1; /* closed by now */
+	source->options = &options;
+	(void)hook_run(source, "rolled-back", NULL);
 	journal_remove(source->state_fd, source->shared->session, NULL);
 }
 

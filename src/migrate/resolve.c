@@ -84,6 +84,15 @@ static void hush(struct source *source, const JournalEntry *entry, bool on)
 	}
 }
 
+/* Perhaps not for the first time: whether the one who was killed has done it is not known. */
+static void run_hook(struct source *source, const char *event)
+{
+	struct error error = ERROR_INIT;
+
+	if (hook_run(source, event, &error) < 0)
+		log_warning(source->log, "%s", error.message);
+}
+
 static int thaw(struct source *source, const JournalEntry *entry, struct error *error)
 {
 	int64_t deadline = clock_deadline(10 * CLOCK_S);
@@ -100,6 +109,8 @@ static int thaw(struct source *source, const JournalEntry *entry, struct error *
 		r = freezer_remove(source->freezer, deadline, error);
 	if (r == 0)
 		r = journal_remove(source->state_fd, entry->session.data, error);
+	if (r == 0)
+		run_hook(source, "rolled-back");
 	if (r == 0 && root_of(entry))
 		printf("PID %d runs on here\n", root_of(entry));
 	else if (r == 0)
@@ -232,6 +243,8 @@ static int settle(struct source *source, const JournalEntry *entry, enum migrate
 		return error_set(error, -EEXIST, "%s has no copy of it: with PID %d killed, there would be none",
 				 source->options->to, root_of(entry));
 	if (r == 0 && state == WIRE_STATE_RUNNING)
+		run_hook(source, "resumed");
+	if (r == 0 && state == WIRE_STATE_RUNNING)
 		return run_there(source, entry, error);
 	if (r == 0 && state == WIRE_STATE_ABORTED)
 		return thaw(source, entry, error);
@@ -240,7 +253,10 @@ static int settle(struct source *source, const JournalEntry *entry, enum migrate
 			    r < 0 ? ": " : "", r < 0 ? error_text(error, r) : "");
 		error_clear(error);
 		source_close_streams(source);
-		return decision == MIGRATE_THAW ? thaw(source, entry, error) : finish(source, entry, error);
+		if (decision == MIGRATE_THAW)
+			return thaw(source, entry, error);
+		run_hook(source, "resumed");
+		return finish(source, entry, error);
 	}
 	if (r < 0)
 		error_wrap(error, r, "%s cannot be asked; if you know what became of it there, say --thaw or --kill",
@@ -256,6 +272,7 @@ static void take_entry(struct source *source, struct migrate_options *options, c
 {
 	options->to = entry->peer ? entry->peer : "";
 	options->tls_dir = entry->tls_dir && entry->tls_dir[0] ? entry->tls_dir : TLS_DIR_DEFAULT;
+	options->hook = entry->hook && entry->hook[0] ? entry->hook : NULL;
 	options->streams = 1;
 	options->pid = root_of(entry);
 	options->cancel_fd = -1;

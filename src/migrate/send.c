@@ -85,16 +85,18 @@ static void count_streams(struct source *source)
 /* It runs on the target: serve what is missing, end our copy. */
 static int after_commit(struct source *source, struct error *error)
 {
+	struct error hook_error = ERROR_INIT;
+	struct program hook;
 	int64_t deadline;
 	int r;
 
 	source_journal(source, JOURNAL_RUNNING, NULL);
-	if (hook_run(source, "resumed", error) < 0) {
-		log_warning(source->log, "%s", error->message);
-		error_clear(error);
-	}
+	/* Nobody waits for it: not the tree for its pages either. */
+	(void)hook_start(source, "resumed", &hook, &hook_error);
 	source_enter(source, PHASE_POSTCOPY);
 	r = serve_postcopy(source, error);
+	if (hook_wait(source, &hook, &hook_error) < 0 || hook_error.code < 0)
+		log_warning(source->log, "%s", hook_error.message);
 	if (r < 0) {
 		error_wrap(error, r, "the tree runs on %s, but pages of it are still here; migrate resolve %s goes on",
 			   source->options->to, source->summary->session);

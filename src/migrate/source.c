@@ -98,6 +98,7 @@ int source_journal(struct source *source, enum journal_phase phase, struct error
 	entry.tls_dir = (char *)(uintptr_t)source->options->tls_dir;
 	entry.peer_boot_id = source->target_boot;
 	entry.server_name = source->server_name;
+	entry.hook = (char *)(uintptr_t)source->options->hook;
 	if (count)
 		entry.name = source->dump->processes.items[0]->stat.comm;
 	return journal_write(source->state_fd, &entry, error);

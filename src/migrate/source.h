@@ -25,6 +25,7 @@
 #include "transport/tls.h"
 #include "transport/wire.h"
 #include "util/pageset.h"
+#include "util/program.h"
 
 #define SOURCE_CONNECT_NS (10 * CLOCK_S)   /* TCP, TLS and HELLO of one stream */
 #define SOURCE_ANSWER_NS (60 * CLOCK_S)    /* the target's answer before the freeze */
@@ -283,5 +284,7 @@ void watch_estimate(struct source *source, const struct estimate *estimate);
 /* Takes the line off the terminal. Without watch_start() it does nothing. */
 void watch_stop(struct source *source);
 
-/* hook.c */
+/* hook.c. Without a hook all is success. hook_start() does not wait. */
+int hook_start(const struct source *source, const char *event, struct program *ret, struct error *error);
+int hook_wait(const struct source *source, struct program *hook, struct error *error);
 int hook_run(const struct source *source, const char *event, struct error *error);

@@ -18,6 +18,7 @@
 struct pageserver_options {
 	const char *listen;      /* [HOST:]PORT */
 	const char *tls_dir;     /* ca.pem, server.pem, server-key.pem */
+	const char *hook;        /* program that is run at turning points, see hook.c; NULL: none */
 	const char *state_dir;   /* journals and keepers' sockets */
 	const char *const *allow; /* names that a client's certificate may have; any of the CA if there are none */
 	size_t allow_count;      /* number of names in `allow` */

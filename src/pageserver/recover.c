@@ -91,6 +91,8 @@ static int end_tree(struct registry *registry, JournalEntry *entry, enum journal
 	r = rewrite(registry, entry, phase, error);
 	kill_all(entry);
 	remove_freezer(entry);
+	if (phase == JOURNAL_ABORTED)
+		recover_hook(registry, entry, "aborted");
 	return r;
 }
 
@@ -171,6 +173,7 @@ static int run_committed(struct registry *registry, JournalEntry *entry, struct 
 		lazy_leave(lazy);
 		return r;
 	}
+	recover_hook(registry, entry, "running");
 	remove_freezer(entry);
 	return lazy ? session_resume(registry, entry, lazy, error) : 0;
 }

@@ -100,6 +100,7 @@ int request_commit(struct session *session, const struct buffer *payload, struct
 	if (r < 0)
 		return r;
 	session_lock_release(session);
+	session_hook_running(session);
 	session_set_phase(session, PHASE_RUNNING, NULL);
 	r = session_send(session, WIRE_RUNNING, NULL, error);
 	stop_point("running-sent");

@@ -93,6 +93,8 @@ static int layout(struct session *session, unsigned depth, struct error *error)
 	}
 	if (r == 0)
 		r = freezer_fill(session, error);
+	if (r == 0)
+		r = session_hook_prepare(session, error);
 	if (r == 0 && session->postcopy)
 		r = session_ready_lazy(session, error);
 	pthread_rwlock_unlock(&session->tree_lock);

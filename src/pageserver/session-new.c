@@ -23,6 +23,7 @@ static int session_new(struct registry *registry, const uint8_t *id, const char 
 	memcpy(session->id, id, WIRE_SESSION_SIZE);
 	wire_session_text(id, session->text);
 	snprintf(session->peer, sizeof(session->peer), "%s", peer);
+	session->hook.pidfd = -1;
 	session->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	session->cut_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	session->fault_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -282,6 +282,7 @@ static void abort_session(struct session *session, const struct error *error)
 		stream_set_cancel(session->control, -1);
 		wire_send_failure(session->control, error->code, error->message);
 	}
+	session_hook_aborted(session);
 }
 
 static bool is_committed(struct session *session)
@@ -447,6 +448,7 @@ static void run_after_commit(struct session *session)
 		if (r)
 			return;
 		take_next_control(session);
+		session_hook_check(session, false);
 		r = session_start_faults(session, &error);
 		if (r == 0)
 			r = check_faults(session, &error);
@@ -479,6 +481,7 @@ void *session_main(void *argument)
 		run_after_commit(session);
 	session_cut(session);
 	session_drop_ready_lazy(session);
+	session_hook_check(session, true);
 	log_debug(session->log,
 		  "session %s: ends %s: %llu pages, %llu zero, %llu found by hash, %llu hashes rejected, %llu pushed",
 		  session->text, phase_name(session_phase(session)), (unsigned long long)session->counters.pages,

@@ -31,6 +31,7 @@
 #include "transport/tcp.h"
 #include "transport/wire.h"
 #include "util/array.h"
+#include "util/program.h"
 #include "wire.pb-c.h"
 
 #define SESSION_IDLE     (60 * CLOCK_S) /* no traffic for so long before the commit: aborted */
@@ -107,6 +108,9 @@ struct session {
 	struct freezer *freezer;           /* owned; NULL: no cgroup v2 here */
 	struct net_lock *net_lock;         /* on its TCP sockets; owned, NULL: it has none, or */
 	bool lockless;                     /* there can be no such lock here */
+	struct program hook;               /* the one that runs, or none */
+	bool hook_prepared;                /* "prepare" was started, and nothing has ended what it did */
+	pid_t root;                        /* of the tree; set then */
 	struct restore_locks *locks;       /* to be taken when the source's copy has gone; owned */
 	pthread_t fault_thread;            /* valid if `fault_started` */
 	bool fault_started;                /* it runs, or has not been joined */
@@ -191,6 +195,15 @@ int session_lock_check(struct session *session, struct image_blockers *blockers,
 int session_lock_prepare(struct session *session, struct error *error);
 int session_lock_engage(struct session *session, struct error *error);
 void session_lock_release(struct session *session);
+
+/*
+ * ---- hook.c: "prepare" is run once, when there is a tree. "running" is started only; session_hook_check() sees whether it has
+ * ended, or waits for it. "aborted" is run if there was a "prepare".
+ */
+int session_hook_prepare(struct session *session, struct error *error);
+void session_hook_running(struct session *session);
+void session_hook_check(struct session *session, bool to_end);
+void session_hook_aborted(struct session *session);
 
 /* ---- keeper.c */
 /* Makes `ready_lazy`, once. */
