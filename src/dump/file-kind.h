@@ -75,6 +75,7 @@ extern const struct dump_file_kind dump_kind_regular;
 extern const struct dump_file_kind dump_kind_pipe;
 extern const struct dump_file_kind dump_kind_fifo;
 extern const struct dump_file_kind dump_kind_unix;
+extern const struct dump_file_kind dump_kind_datagram;
 extern const struct dump_file_kind dump_kind_inet;
 extern const struct dump_file_kind dump_kind_eventfd;
 extern const struct dump_file_kind dump_kind_epoll;

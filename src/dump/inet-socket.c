@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * TCP and UDP sockets.
+ * TCP sockets; datagram.c has the others of IP.
  *
  * Model. All facts come from the socket itself: getsockname(2), getpeername(2), TCP_INFO (for a
  * listening socket its "unacked" and "sacked" are the connections that wait and the backlog).
@@ -12,8 +12,6 @@
  *
  * A connection over the loopback device reaches nobody from another host, unless both of its ends
  * are in the tree.
- *
- * Datagrams that wait in a UDP socket are lost in a move, as the network may lose them.
  *
  * Failure modes, all blockers: other protocols; connections that wait to be accepted; those that
  * tcp.c refuses; packets filtered by eBPF.
@@ -110,8 +108,6 @@ static int read_inet_facts(int fd, struct inet_facts *ret)
 		return -errno;
 	size = sizeof(ret->destination);
 	ret->connected = getpeername(fd, &ret->destination.any, &size) == 0;
-	if (ret->type == SOCK_DGRAM && ret->connected)
-		ret->state = TCP_ESTABLISHED;
 	size = sizeof(info);
 	if (ret->type == SOCK_STREAM && ret->protocol == IPPROTO_TCP) {
 		if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
@@ -156,12 +152,8 @@ static void block(struct dump_context *ctx, const struct inet_socket *file,
 
 	format_address(&facts->source, source, sizeof(source));
 	format_address(&facts->destination, destination, sizeof(destination));
-	dump_blocker_add(ctx, file->process->pid, "descriptor", cause, remedy, "fd %d -> %s %s%s%s",
-			 file->number,
-			 facts->type == SOCK_STREAM  ? "TCP"
-			 : facts->type == SOCK_DGRAM ? "UDP"
-						     : "raw",
-			 source, facts->connected ? " - " : "",
+	dump_blocker_add(ctx, file->process->pid, "descriptor", cause, remedy, "fd %d -> TCP %s%s%s",
+			 file->number, source, facts->connected ? " - " : "",
 			 facts->connected ? destination : "");
 }
 
@@ -184,14 +176,13 @@ static bool blocked(struct dump_context *ctx, const struct inet_socket *file,
 {
 	enum image_kind kind;
 	bool tcp = facts->type == SOCK_STREAM && facts->protocol == IPPROTO_TCP;
-	bool udp = facts->type == SOCK_DGRAM && facts->protocol == IPPROTO_UDP;
 
-	if (!tcp && !udp) {
-		block(ctx, file, facts, "only TCP and UDP sockets can be moved",
-		      "let the program close it first");
+	if (!tcp) {
+		dump_refuse(ctx, file->process->pid, "descriptor", IMAGE_KIND_SOCKET_OTHER, "fd %d -> socket:[%u]",
+			    file->number, file->ino);
 		return true;
 	}
-	if (udp || facts->state == TCP_CLOSE || ctx->options->tcp_close)
+	if (facts->state == TCP_CLOSE || ctx->options->tcp_close)
 		return false;
 	if (facts->state == TCP_LISTEN) {
 		if (facts->waiting == 0 || !file->frozen)

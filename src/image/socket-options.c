@@ -15,6 +15,9 @@
 
 #include <errno.h>
 #include <linux/filter.h>
+#include <linux/icmp.h>
+#include <linux/in6.h>
+#include <linux/netlink.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <netinet/udp.h>
@@ -31,6 +34,13 @@
 #endif
 #ifndef SO_PASSRIGHTS
 #define SO_PASSRIGHTS 83 /* Linux 6.16 */
+#endif
+#ifndef UDPLITE_SEND_CSCOV
+#define UDPLITE_SEND_CSCOV 10
+#define UDPLITE_RECV_CSCOV 11
+#endif
+#ifndef ICMP6_FILTER
+#define ICMP6_FILTER 1
 #endif
 #ifndef UDP_GRO
 #define UDP_GRO 104
@@ -82,6 +92,10 @@ static const struct other_option others[] = {
 	{ SOL_SOCKET, SO_PEEK_OFF, false },
 	{ SOL_SOCKET, SO_PASSPIDFD, false },
 	{ SOL_SOCKET, SO_PASSRIGHTS, false },
+	{ SOL_SOCKET, SO_LOCK_FILTER, false },
+	{ SOL_SOCKET, SO_PREFER_BUSY_POLL, false },
+	{ SOL_SOCKET, SO_WIFI_STATUS, false },
+	{ SOL_SOCKET, SO_NOFCS, false },
 	{ IPPROTO_TCP, TCP_NODELAY, false },
 	{ IPPROTO_TCP, TCP_CORK, false },
 	{ IPPROTO_TCP, TCP_DEFER_ACCEPT, false },
@@ -117,23 +131,77 @@ static const struct other_option others[] = {
 	{ IPPROTO_IPV6, IPV6_RECVTCLASS, false },
 	{ IPPROTO_IPV6, IPV6_TCLASS, false },
 	{ IPPROTO_IPV6, IPV6_TRANSPARENT, false },
-	{ IPPROTO_UDP, UDP_GRO, false },
+	{ IPPROTO_IP, IP_RECVOPTS, true },
+	{ IPPROTO_IP, IP_RETOPTS, true },
+	{ IPPROTO_IP, IP_PASSSEC, true },
+	{ IPPROTO_IP, IP_CHECKSUM, true },
+	{ IPPROTO_IP, IP_NODEFRAG, true },
+	{ IPPROTO_IP, IP_RECVFRAGSIZE, true },
+	{ IPPROTO_IP, IP_HDRINCL, true },
+	{ IPPROTO_IPV6, IPV6_2292PKTINFO, true },
+	{ IPPROTO_IPV6, IPV6_RECVHOPOPTS, true },
+	{ IPPROTO_IPV6, IPV6_RECVRTHDR, true },
+	{ IPPROTO_IPV6, IPV6_RECVDSTOPTS, true },
+	{ IPPROTO_IPV6, IPV6_RECVPATHMTU, true },
+	{ IPPROTO_IPV6, IPV6_RECVORIGDSTADDR, true },
+	{ IPPROTO_IPV6, IPV6_RECVFRAGSIZE, true },
+	{ IPPROTO_IPV6, IPV6_DONTFRAG, true },
+	{ IPPROTO_IPV6, IPV6_MULTICAST_ALL, true },
+	{ IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, true },
+	{ IPPROTO_IPV6, IPV6_MINHOPCOUNT, true },
+	{ IPPROTO_IPV6, IPV6_FREEBIND, true },
+	{ IPPROTO_UDP, UDP_CORK, true },
+	{ IPPROTO_UDP, UDP_ENCAP, true },
+	{ IPPROTO_UDP, UDP_NO_CHECK6_TX, true },
+	{ IPPROTO_UDP, UDP_NO_CHECK6_RX, true },
+	{ IPPROTO_UDP, UDP_SEGMENT, true },
+	{ IPPROTO_UDP, UDP_GRO, true },
+	{ IPPROTO_UDPLITE, UDPLITE_SEND_CSCOV, true },
+	{ IPPROTO_UDPLITE, UDPLITE_RECV_CSCOV, true },
+	{ SOL_RAW, ICMP_FILTER, true },
+	{ IPPROTO_ICMPV6, ICMP6_FILTER, true },
+	{ SOL_NETLINK, NETLINK_PKTINFO, true },
+	{ SOL_NETLINK, NETLINK_BROADCAST_ERROR, true },
+	{ SOL_NETLINK, NETLINK_NO_ENOBUFS, true },
+	{ SOL_NETLINK, NETLINK_LISTEN_ALL_NSID, true },
+	{ SOL_NETLINK, NETLINK_CAP_ACK, true },
+	{ SOL_NETLINK, NETLINK_EXT_ACK, true },
+	{ SOL_NETLINK, NETLINK_GET_STRICT_CHK, true },
 };
 
 #define COUNT(table) (sizeof(table) / sizeof((table)[0]))
 _Static_assert(COUNT(others) <= IMAGE_SOCKET_OTHERS_MAX, "room for all options");
+
+static bool is_inet(int domain)
+{
+	return domain == AF_INET || domain == AF_INET6;
+}
+
+/* Sockets of datagrams for ICMP. */
+static bool is_ping(int protocol)
+{
+	return protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6;
+}
 
 /* Does a socket of this kind know options of this level? */
 static bool level_applies(int level, int domain, int type, int protocol)
 {
 	switch (level) {
 	case IPPROTO_TCP:
-		return domain != AF_UNIX && type == SOCK_STREAM &&
+		return is_inet(domain) && type == SOCK_STREAM &&
 		       (protocol == IPPROTO_TCP || protocol == 0);
 	case IPPROTO_UDP:
-		return domain != AF_UNIX && type == SOCK_DGRAM;
+		return is_inet(domain) && type == SOCK_DGRAM && protocol != IPPROTO_UDPLITE && !is_ping(protocol);
+	case IPPROTO_UDPLITE:
+		return is_inet(domain) && protocol == IPPROTO_UDPLITE && type == SOCK_DGRAM;
+	case SOL_RAW:
+		return domain == AF_INET && type == SOCK_RAW && protocol == IPPROTO_ICMP;
+	case IPPROTO_ICMPV6:
+		return domain == AF_INET6 && type == SOCK_RAW && protocol == IPPROTO_ICMPV6;
+	case SOL_NETLINK:
+		return domain == AF_NETLINK;
 	case IPPROTO_IP:
-		return domain == AF_INET || domain == AF_INET6;
+		return is_inet(domain);
 	case IPPROTO_IPV6:
 		return domain == AF_INET6;
 	}
@@ -181,7 +249,7 @@ static void read_others(int fd, int domain, int type, int protocol,
 
 		ret->sizes[i] = 0;
 		if (!level_applies(others[i].level, domain, type, protocol) ||
-		    (others[i].datagram && type != SOCK_DGRAM))
+		    (others[i].datagram && type == SOCK_STREAM))
 			continue;
 		memset(ret->values[i], 0, sizeof(ret->values[i]));
 		if (getsockopt(fd, others[i].level, others[i].name, ret->values[i], &size) < 0)
@@ -292,7 +360,8 @@ static int set_int(int fd, int level, int name, int value, struct error *error)
 static bool is_late(const SocketOption *option)
 {
 	return option->level == SOL_SOCKET &&
-	       (option->name == SO_PEEK_OFF || option->name == SO_PASSPIDFD || option->name == SO_PASSRIGHTS);
+	       (option->name == SO_PEEK_OFF || option->name == SO_PASSPIDFD || option->name == SO_PASSRIGHTS ||
+		option->name == SO_LOCK_FILTER);
 }
 
 static int write_others(int fd, const SocketOptions *options, bool late, struct error *error)

@@ -14,8 +14,8 @@
 #include "sk-opts.pb-c.h"
 #include "util/error.h"
 
-#define IMAGE_SOCKET_OTHERS_MAX 64
-#define IMAGE_SOCKET_VALUE_MAX	16
+#define IMAGE_SOCKET_OTHERS_MAX 96
+#define IMAGE_SOCKET_VALUE_MAX	32
 
 /*
  * A SocketOptions message and the memory that it points to. It must not be moved once it is read

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
@@ -105,7 +106,7 @@ static int check_addresses(const struct image_set *images, struct image_blockers
 		if (r < 0)
 			return r;
 		if (file->type != FILE_TYPE__FILE_INET_SOCKET || !file->isk ||
-		    file->isk->src_port == 0)
+		    (file->isk->src_port == 0 && file->isk->type == SOCK_STREAM))
 			continue;
 		r = restore_inet_try(file->isk, cause, sizeof(cause));
 		if (r < 0)

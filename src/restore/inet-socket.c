@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * TCP and UDP sockets.
+ * TCP sockets; datagram.c has the others of IP.
  *
- * Listening sockets and UDP sockets are made as they were: options, bind, listen or connect.
+ * Listening sockets are made as they were: options, bind, listen.
  * IP_FREEBIND is on while binding, so that an address that is moved to this host only later (by a
  * hook) does not stand in the way; SO_REUSEADDR is on as well, because connections of an earlier
  * life of the program may linger.
@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "image/socket-options.h"
+#include "restore/datagram.h"
 #include "restore/file-kind.h"
 #include "restore/tcp.h"
 #include "util/cleanup.h"
@@ -75,14 +76,14 @@ static int new_socket(const InetSocket *message, struct error *error)
 	int fd;
 
 	if ((message->family != AF_INET && message->family != AF_INET6) ||
-	    (message->proto != IPPROTO_TCP && message->proto != IPPROTO_UDP))
+	    message->proto != IPPROTO_TCP)
 		return error_set(error, -EPROTO, "socket of family %u and protocol %u",
 				 message->family, message->proto);
 	fd = socket((int)message->family, (int)message->type | SOCK_CLOEXEC, (int)message->proto);
 	return fd < 0 ? error_set_errno(error, -errno, "making a socket") : fd;
 }
 
-static int bind_source(int fd, const InetSocket *message, struct error *error)
+int restore_inet_bind(int fd, const InetSocket *message, struct error *error)
 {
 	bool freebind = message->ip_opts && message->ip_opts->freebind;
 	union restore_address address;
@@ -113,17 +114,9 @@ static int make_socket(const InetSocket *message, int *ret_fd, struct error *err
 		return fd;
 	r = image_socket_options_write(fd, message->opts, error);
 	if (r == 0 && message->src_port != 0)
-		r = bind_source(fd, message, error);
+		r = restore_inet_bind(fd, message, error);
 	if (r == 0 && message->state == TCP_LISTEN && listen(fd, (int)message->backlog) < 0)
 		r = error_set_errno(error, -errno, "listening on port %u", message->src_port);
-	if (r == 0 && message->type == SOCK_DGRAM && message->n_dst_addr > 0) {
-		union restore_address address;
-		socklen_t size = restore_inet_address(message, true, &address);
-
-		if (size == 0 || connect(fd, &address.any, size) < 0)
-			r = error_set_errno(error, size == 0 ? -EPROTO : -errno,
-					    "connecting a UDP socket");
-	}
 	if (r == 0)
 		r = image_socket_options_finish(fd, message->opts, error);
 	if (r == 0)
@@ -194,7 +187,9 @@ static int open_inet(struct restore_tree *tree, struct restore_file *file, struc
 			  message->state != TCP_CLOSE;
 	int r;
 
-	if (!connection)
+	if (message->type != SOCK_STREAM)
+		r = restore_datagram_make(message, tree->images, file->id, &file->fd, error);
+	else if (!connection)
 		r = make_socket(message, &file->fd, error);
 	else if (tree->options->tcp_close)
 		r = make_closed(tree->files, message, &file->fd, error);
@@ -212,7 +207,10 @@ int restore_inet_try(const InetSocket *message, char *cause, size_t size)
 
 	if (message->type == SOCK_STREAM && message->state != TCP_LISTEN)
 		return 1;
-	r = make_socket(message, &fd, &error);
+	if (message->type == SOCK_STREAM)
+		r = make_socket(message, &fd, &error);
+	else
+		r = restore_datagram_make(message, NULL, 0, &fd, &error);
 	if (r < 0) {
 		snprintf(cause, size, "%s", error_text(&error, r));
 		return 0;

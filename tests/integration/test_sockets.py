@@ -82,6 +82,11 @@ one, other = socket.socketpair()
 fd = os.open(place / "locked", os.O_RDWR | os.O_CREAT); fcntl.flock(fd, fcntl.LOCK_EX)
 socket.send_fds(one, [b"x"], [fd]); os.close(fd)
 """, ["a descriptor on its way through a UNIX socket", "a file with a lock"], "len(socket.recv_fds(other, 9, 9)[1])", "1"),
+    "corked": ("""
+to = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); to.bind(("127.0.0.1", 0)); to.settimeout(5)
+by = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); by.connect(to.getsockname())
+by.send(b"one", socket.MSG_MORE)
+""", ["a datagram is being put together", "try again when it has been sent"], "by.send(b'two'), to.recv(9)", "(3, b'onetwo')"),
 }
 
 
@@ -94,6 +99,38 @@ def test_refused_at_the_freeze(two_hosts, page_server, start, kind):
     with Unharmed(a, b, None, page_server) as watch:
         watch.refused(send(a, page_server, program.pid, state_dir=watch.state), *words)
     assert program.ask(question) == answer
+
+
+def test_extended_filter(two_hosts, page_server, start):
+    a, b, _ = two_hosts
+    program = start(a, """
+import ctypes, struct
+code = ctypes.create_string_buffer(struct.pack("=BBhiBBhi", 0xb7, 0, 0, -1, 0x95, 0, 0, 0), 16)
+licence = ctypes.create_string_buffer(b"GPL")
+load = ctypes.create_string_buffer(struct.pack("=IIQQ", 1, 2, ctypes.addressof(code), ctypes.addressof(licence)), 128)
+bpf = ctypes.CDLL(None).syscall(321, 5, load, 128)
+one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); one.setsockopt(socket.SOL_SOCKET, 50, bpf); os.close(bpf)
+""")
+    with Unharmed(a, b, None, page_server) as watch:
+        watch.refused(send(a, page_server, program.pid, state_dir=watch.state), "an eBPF program filters its packets")
+
+
+def test_ping(two_hosts, keys, start):
+    """A socket for ping goes to a host where other groups may have one."""
+    a, b, _ = two_hosts
+    for host, groups in ((a, "0 0"), (b, "100 200")):
+        host.run(["/bin/sh", "-c", f"echo {groups} > /proc/sys/net/ipv4/ping_group_range"])
+    program = start(a, """
+ping = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP); ping.settimeout(5)
+ping.bind(("127.0.0.1", 77)); ping.connect(("127.0.0.1", 0))
+""")
+    question = "ping.send(bytes.fromhex('0800f7ff00000000') + b'echo'), ping.recv(99)[8:], ping.getsockname()[1]"
+    assert program.ask(question) == "(12, b'echo', 77)"
+    with PageServer(b, keys) as page_server:
+        result = send(a, page_server, program.pid)
+        assert result.status == 0, result.text()
+        program.host = b
+        assert program.ask(question) == "(12, b'echo', 77)"
 
 
 OUTSIDE = """

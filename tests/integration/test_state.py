@@ -4,7 +4,7 @@ import pytest
 from pagestream import PageServer, send
 
 VICTIMS = [
-    "unixflight",
+    "unixflight", "datagrams",
     "mem-anon", "mem-file", "mem-stack", "mem-heap", "mem-guard", "mem-shared", "mem-cow:8",
     "mem-churn:5", "vdso",
     "threads:4", "threads:64", "amx", "syscalls", "signals", "robust",
