@@ -70,6 +70,7 @@ struct dump_file_kind {
 };
 
 extern const struct dump_file_kind dump_kind_memfd;
+extern const struct dump_file_kind dump_kind_mqueue;
 extern const struct dump_file_kind dump_kind_terminal;
 extern const struct dump_file_kind dump_kind_regular;
 extern const struct dump_file_kind dump_kind_pipe;
@@ -185,6 +186,7 @@ struct dump_files {
 	ARRAY(uint32_t) masters;    /* pty.c: numbers of pseudo-terminals whose masters dump_ptys_find() has found */
 	ARRAY(struct dump_terminal) slaves; /* tty.c, of this collection */
 	ARRAY(uint32_t) terminals; /* tty.c: ids of its IMAGE_TTY_INFO records of this collection */
+	ARRAY(struct stat) queues;  /* mqueue.c, of this image set */
 	struct buffer info;	    /* text of the fdinfo at hand */
 };
 

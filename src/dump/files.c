@@ -31,7 +31,7 @@
 #include "util/fdio.h"
 
 static const struct dump_file_kind *const kinds[] = {
-	&dump_kind_memfd,   &dump_kind_terminal, &dump_kind_regular, &dump_kind_pipe,
+	&dump_kind_mqueue,  &dump_kind_memfd,   &dump_kind_terminal, &dump_kind_regular, &dump_kind_pipe,
 	&dump_kind_fifo,
 	&dump_kind_unix,    &dump_kind_datagram,    &dump_kind_inet,	 &dump_kind_eventfd, &dump_kind_epoll,
 	&dump_kind_timerfd, &dump_kind_signalfd, &dump_kind_inotify,
@@ -102,6 +102,7 @@ void dump_files_free(struct dump_files *files)
 	array_deinit(&files->mapped.list);
 	array_deinit(&files->checked.list);
 	array_deinit(&files->build_ids);
+	array_deinit(&files->queues);
 	dump_socket_options_free(files);
 	buffer_deinit(&files->info);
 	free(files);
@@ -113,6 +114,7 @@ void dump_files_begin(struct dump_context *ctx)
 		return;
 	dump_inodes_begin(&ctx->files->mapped);
 	dump_inodes_begin(&ctx->files->checked);
+	array_clear(&ctx->files->queues);
 }
 
 void dump_inodes_begin(struct dump_inodes *inodes)

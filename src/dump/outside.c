@@ -33,8 +33,20 @@ struct look {
 	int failed;  /* no memory */
 };
 
+/* A queue of the tree: any process that has it open may take or send messages. */
+static bool is_queue(const struct look *look, const struct stat *info)
+{
+	if (look->ctx->files)
+		array_for_each(queue, &look->ctx->files->queues)
+			if (queue->st_dev == info->st_dev && queue->st_ino == info->st_ino)
+				return true;
+	return false;
+}
+
 static bool has_such_a_name(const struct look *look, const char *name)
 {
+	if (look->ctx->files && look->ctx->files->queues.count && name[0] == '/')
+		return true;
 	if (dump_shared_is(name) || dump_link_is_deleted(name))
 		return true;
 	for (size_t i = 0; name[0] == '/' && i < dump_shared_count(look->ctx); i++) {
@@ -82,6 +94,15 @@ static bool has_our_ipc(const struct look *look)
 
 	return stat("/proc/self/ns/ipc", &ours) == 0 && fstatat(look->proc_fd, "ns/ipc", &theirs, 0) == 0 &&
 	       ours.st_ino == theirs.st_ino;
+}
+
+static void block_queue(const struct look *look, const char *name)
+{
+	struct procfs_stat stat = { .comm = "?" };
+
+	(void)procfs_read_stat(look->pid, &stat, NULL);
+	dump_refuse(look->ctx, 0, "descriptor", IMAGE_KIND_SYSV_OUTSIDE, "message queue %s, as PID %d (%s) does", name, look->pid,
+		    stat.comm);
 }
 
 /* `writes`: the other process may write through this use of it. */
@@ -132,7 +153,7 @@ static void look_at_descriptors(struct look *look)
 		if (fdio_readlink(dirfd(dir), entry->d_name, link, sizeof(link)) == 0 && has_such_a_name(look, link) &&
 		    fstatat(dirfd(dir), entry->d_name, &info, 0) == 0 &&
 		    fstatat(dirfd(dir), entry->d_name, &mode, AT_SYMLINK_NOFOLLOW) == 0)
-			compare(look, &info, mode.st_mode & S_IWUSR, link);
+			is_queue(look, &info) ? block_queue(look, link) : compare(look, &info, mode.st_mode & S_IWUSR, link);
 	}
 }
 
@@ -142,7 +163,7 @@ int dump_outside_check(struct dump_context *ctx, struct error *error)
 	_cleanup_dir_ DIR *proc = NULL;
 	struct dirent *entry;
 
-	if (dump_shared_count(ctx) == 0)
+	if (dump_shared_count(ctx) == 0 && (!ctx->files || !ctx->files->queues.count))
 		return 0;
 	proc = opendir("/proc");
 	if (!proc)

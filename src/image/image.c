@@ -208,6 +208,7 @@ const char *image_type_name(enum image_type type)
 		[IMAGE_DATAGRAM] = "pagestream-datagram",
 		[IMAGE_FILE_CHECK] = "pagestream-file-check",
 		[IMAGE_MEMORY_FILE_USER] = "pagestream-memory-file-user",
+		[IMAGE_MQUEUE] = "pagestream-mqueue",
 		[IMAGE_SEMAPHORES] = "pagestream-sem",
 		[IMAGE_MESSAGE_QUEUE] = "pagestream-msg",
 	};

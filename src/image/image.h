@@ -52,6 +52,7 @@ enum image_type {
 	IMAGE_SEMAPHORES = 73,    /* id 0; one record a set */
 	IMAGE_MESSAGE_QUEUE = 74, /* id 0; one record a System V queue */
 	IMAGE_MEMORY_FILE_USER = 75, /* id 0; preflight only: who else uses a file in memory */
+	IMAGE_MQUEUE = 76,        /* id 0; one record a POSIX message queue */
 	IMAGE_DATAGRAM = 81,      /* id: of the open file; one record each, in order */
 	IMAGE_TYPE_MAX = 96,
 };

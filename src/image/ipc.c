@@ -2,7 +2,10 @@
 #include "ipc.h"
 
 #include <errno.h>
+#include <mqueue.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/msg.h>
 #include <sys/sem.h>
 #include <sys/shm.h>
@@ -33,6 +36,26 @@ static int list_segments(const struct image_set *images, struct image_ipcs *ret,
 	return r;
 }
 
+static int list_posix_queues(const struct image_set *images, struct image_ipcs *ret, struct error *error)
+{
+	const struct image_record *record;
+	size_t cursor = 0;
+
+	while ((record = image_set_next(images, IMAGE_MQUEUE, IMAGE_ANY, &cursor))) {
+		struct image_ipc object = { .kind = IMAGE_IPC_MQUEUE };
+		_cleanup_message_ PosixQueue *message = NULL;
+		int r = image_unpack(record, posix_queue, &message, error);
+
+		if (r < 0)
+			return r;
+		if ((size_t)snprintf(object.name, sizeof(object.name), "%s", message->name) >= sizeof(object.name))
+			return error_set(error, -EPROTO, "the name of a message queue is too long");
+		if (!message->deleted && array_append(&ret->list, object) < 0)
+			return error_set(error, -ENOMEM, "out of memory");
+	}
+	return 0;
+}
+
 int image_ipc_list(const struct image_set *images, struct image_ipcs *ret, struct error *error)
 {
 	const struct image_record *record;
@@ -54,13 +77,13 @@ int image_ipc_list(const struct image_set *images, struct image_ipcs *ret, struc
 		if (r == 0)
 			r = add(ret, IMAGE_IPC_QUEUE, message->desc, error);
 	}
-	return r;
+	return r < 0 ? r : list_posix_queues(images, ret, error);
 }
 
 bool image_ipc_has(const struct image_ipcs *objects, const struct image_ipc *object)
 {
 	array_for_each(known, &objects->list)
-		if (known->kind == object->kind && known->id == object->id)
+		if (known->kind == object->kind && known->id == object->id && strcmp(known->name, object->name) == 0)
 			return true;
 	return false;
 }
@@ -91,6 +114,9 @@ void image_ipc_remove(const struct image_ipc *object)
 		if (msgctl(id, IPC_STAT, &queue) == 0 && (uint32_t)queue.msg_perm.__key == object->key)
 			msgctl(id, IPC_RMID, NULL);
 		break;
+	case IMAGE_IPC_MQUEUE:
+		mq_unlink(object->name);
+		break;
 	default:
 		break;
 	}
@@ -110,6 +136,8 @@ int image_ipc_note(const struct image_ipcs *objects, JournalEntry *entry, Journa
 		items[i].kind = objects->list.items[i].kind;
 		items[i].id = objects->list.items[i].id;
 		items[i].key = objects->list.items[i].key;
+		if (objects->list.items[i].kind == IMAGE_IPC_MQUEUE)
+			items[i].name = objects->list.items[i].name;
 		pointers[i] = &items[i];
 	}
 	entry->ipc = pointers;
@@ -121,15 +149,16 @@ int image_ipc_note(const struct image_ipcs *objects, JournalEntry *entry, Journa
 void image_ipc_end(const JournalEntry *entry)
 {
 	for (size_t i = 0; i < entry->n_ipc; i++) {
-		struct image_ipc object = { entry->ipc[i]->kind, entry->ipc[i]->id, entry->ipc[i]->key };
+		struct image_ipc object = { .kind = entry->ipc[i]->kind, .id = entry->ipc[i]->id, .key = entry->ipc[i]->key };
 
+		snprintf(object.name, sizeof(object.name), "%s", entry->ipc[i]->name ? entry->ipc[i]->name : "");
 		image_ipc_remove(&object);
 	}
 }
 
 const char *image_ipc_kind_name(uint32_t kind)
 {
-	return kind == IMAGE_IPC_SEGMENT ? "segment" : kind == IMAGE_IPC_SET ? "semaphore set" : "message queue";
+	return kind == IMAGE_IPC_MQUEUE ? "POSIX queue" : kind == IMAGE_IPC_SEGMENT ? "segment" : kind == IMAGE_IPC_SET ? "semaphore set" : "message queue";
 }
 
 const char *image_ipc_kind_short(uint32_t kind)

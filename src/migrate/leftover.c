@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include "dump/shared-memory.h"
-#include "image/ipc.h"
 #include "source.h"
 
 static int note_files(const struct source *source, JournalEntry *entry, JournalFile ***ret)
@@ -44,17 +43,16 @@ static int note_files(const struct source *source, JournalEntry *entry, JournalF
 
 int leftover_note(const struct source *source, JournalEntry *entry, struct leftover *ret, struct error *error)
 {
-	struct image_ipcs objects = { 0 };
-	int r = image_ipc_list(source->images, &objects, error);
+	int r = image_ipc_list(source->images, &ret->objects, error);
 
-	if (r == 0 && (image_ipc_note(&objects, entry, &ret->ipc) < 0 || note_files(source, entry, &ret->files) < 0))
+	if (r == 0 && (image_ipc_note(&ret->objects, entry, &ret->ipc) < 0 || note_files(source, entry, &ret->files) < 0))
 		r = error_set(error, -ENOMEM, "out of memory");
-	image_ipcs_deinit(&objects);
 	return r;
 }
 
 void leftover_deinit(struct leftover *leftover)
 {
+	image_ipcs_deinit(&leftover->objects);
 	free(leftover->ipc);
 	free(leftover->files);
 }

@@ -12,6 +12,7 @@
 #include "destination.h"
 #include "dump/dump.h"
 #include "estimate.h"
+#include "image/ipc.h"
 #include "image/journal.h"
 #include "image/tree-name.h"
 #include "phase.h"
@@ -257,6 +258,7 @@ void lock_remove_stale(struct source *source);
 
 /* leftover.c: what of the tree outlives its processes, and ends with the copy here when it runs elsewhere. */
 struct leftover {
+	struct image_ipcs objects;
 	JournalIpc **ipc;     /* owned, one allocation each */
 	JournalFile **files;
 };

@@ -39,6 +39,7 @@ struct restore_file_kind {
 
 extern const struct restore_file_kind restore_kind_regular;
 extern const struct restore_file_kind restore_kind_memfd;
+extern const struct restore_file_kind restore_kind_mqueue; /* for a regular file that has a queue */
 extern const struct restore_file_kind restore_kind_terminal;
 extern const struct restore_file_kind restore_kind_pipe;
 extern const struct restore_file_kind restore_kind_fifo;

@@ -106,6 +106,8 @@ static int load_file(struct restore_files *files, const struct image_record *rec
 	for (size_t i = 0; i < COUNT(kinds); i++)
 		if (kinds[i]->type == file.message->type)
 			file.kind = kinds[i];
+	if (file.message->has_queue)
+		file.kind = &restore_kind_mqueue;
 	if (!file.kind || !message_is_whole(file.message))
 		r = error_set(error, -EPROTO,
 			      "open file %u is of the unknown or incomplete type %d", file.id,

@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <mqueue.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,15 +108,18 @@ static int set_owner(uint32_t kind, const IpcDescription *desc)
 	return 0; /* sysv-msg.c sets the limit with it */
 }
 
+int restore_sysv_note(struct restore_tree *tree, const struct image_ipc *object)
+{
+	if (!tree->sysv)
+		tree->sysv = calloc(1, sizeof(*tree->sysv));
+	return tree->sysv ? array_append(&tree->sysv->list, *object) : -ENOMEM;
+}
+
 int restore_sysv_make(struct restore_tree *tree, uint32_t kind, const IpcDescription *desc, uint64_t size, struct error *error)
 {
 	struct image_ipc object = { .kind = kind, .id = desc->id, .key = desc->key };
 	int id = -1, r;
 
-	if (!tree->sysv)
-		tree->sysv = calloc(1, sizeof(*tree->sysv));
-	if (!tree->sysv || array_reserve(&tree->sysv->list, 1) < 0)
-		return error_set(error, -ENOMEM, "out of memory");
 	for (int tries = 0; id != (int)desc->id; tries++) {
 		struct image_ipc wrong = { .kind = kind, .key = desc->key };
 
@@ -130,8 +134,10 @@ int restore_sysv_make(struct restore_tree *tree, uint32_t kind, const IpcDescrip
 			return error_set(error, -EEXIST, "the id of System V %s %u is taken here", image_ipc_kind_name(kind),
 					 desc->id);
 	}
-	if (array_append(&tree->sysv->list, object) < 0)
-		return error_set(error, -ENOMEM, "out of memory"); /* not reached: there is room */
+	if (restore_sysv_note(tree, &object) < 0) {
+		image_ipc_remove(&object);
+		return error_set(error, -ENOMEM, "out of memory");
+	}
 	return set_owner(kind, desc) < 0 ? error_set_errno(error, -errno, "cannot give System V %s %u its owner",
 							   image_ipc_kind_name(kind), desc->id)
 					 : 0;
@@ -178,6 +184,18 @@ static bool key_is_taken(uint32_t kind, uint32_t key)
 	return msgget((key_t)key, 0) >= 0;
 }
 
+static void check_name(const struct image_ipc *object, struct image_blockers *blockers)
+{
+	int fd = mq_open(object->name, O_RDONLY);
+
+	if (fd >= 0 || errno != ENOENT)
+		image_blockers_add(blockers, 0, "message queue", "its name is taken on the restoring host",
+				   "remove the queue there, or restore in an IPC namespace of its own (unshare -i)", "%s",
+				   object->name);
+	if (fd >= 0)
+		mq_close(fd);
+}
+
 static void check_object(const struct image_ipc *object, struct image_blockers *blockers)
 {
 	const char *name = image_ipc_kind_name(object->kind);
@@ -207,7 +225,7 @@ int restore_sysv_check(const struct image_set *images, struct image_blockers *bl
 
 	array_for_each(object, &objects.list)
 		if (r == 0)
-			check_object(object, blockers);
+			(object->kind == IMAGE_IPC_MQUEUE ? check_name : check_object)(object, blockers);
 	image_ipcs_deinit(&objects);
 	return r;
 }

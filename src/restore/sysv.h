@@ -23,6 +23,8 @@ int restore_sysv_check(const struct image_set *images, struct image_blockers *bl
  * -EEXIST: id or key are taken.
  */
 int restore_sysv_make(struct restore_tree *tree, uint32_t kind, const IpcDescription *desc, uint64_t size, struct error *error);
+/* Notes what else was made and has to be removed. -ENOMEM. */
+int restore_sysv_note(struct restore_tree *tree, const struct image_ipc *object);
 /* Removes what was made, unless the tree runs. */
 void restore_sysv_free(struct restore_tree *tree);
 /* The thread that acts in the name of `pid`: its shell's, or the root's. */

@@ -56,8 +56,8 @@ def test_state(host, place, start_victim, kind):
     wait_gone(host, pids)
     # What outlives its users: System V objects are in the way; files in memory are made again, or get their content back.
     host.run(["ipcrm", "--all"])
-    if kind == "posix-shm":
-        host.run(["find", "/dev/shm", "-xdev", "-type", "f", "-name", "victim-open-*", "-delete"])
+    if kind in ("posix-shm", "mqueue"):
+        host.run(["find", "/dev/shm", "/dev/mqueue", "-xdev", "-type", "f", "-not", "-name", "victim-mapped-*", "-delete"])
     files.put_back()
     restore(host, place, directory, "--lazy-pages")
     victim.check(host)

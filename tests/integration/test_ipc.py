@@ -8,12 +8,12 @@ import pytest
 from hosts import wait_until
 from pagestream import PageServer, migrate, send, send_start, stop_at
 
-KINDS = ["sysv-shm", "sysv-sem", "sysv-msg", "posix-shm"]
+KINDS = ["sysv-shm", "sysv-sem", "sysv-msg", "posix-shm", "mqueue"]
 
 
 def objects(host):
-    """Of all three tables: (table, key, id); and ("file", 0, name) of /dev/shm."""
-    names = host.run(["find", "/dev/shm", "-mindepth", "1", "-not", "-name", "shared", "-not", "-path", "/dev/shm/shared/*"]).stdout
+    """Of all three tables: (table, key, id); and ("file", 0, name) of /dev/shm and /dev/mqueue."""
+    names = host.run(["find", "/dev/shm", "/dev/mqueue", "-mindepth", "1", "-not", "-name", "shared", "-not", "-path", "/dev/shm/shared/*"]).stdout
     found = {("file", 0, name) for name in names.splitlines()}
     for table in ("shm", "sem", "msg"):
         lines = host.run(["cat", f"/proc/sysvipc/{table}"]).stdout.splitlines()[1:]
@@ -70,7 +70,7 @@ def test_page_server_is_killed(two_hosts, keys, start_victim, kind):
         victim.check(b)
 
 
-@pytest.mark.parametrize("kind", ["sysv-shm", "posix-shm"])
+@pytest.mark.parametrize("kind", ["sysv-shm", "posix-shm", "mqueue"])
 def test_migrate_is_killed_after_the_commit(two_hosts, keys, start_victim, tmp_path, kind):
     """The objects of the source go with its copy: by migrate resolve."""
     a, b, _ = two_hosts
@@ -128,7 +128,25 @@ def test_name_is_taken(two_hosts, page_server, start_victim):
     victim.check(a)
 
 
+def test_queue_name_is_taken(two_hosts, page_server, start_victim):
+    a, b, _ = two_hosts
+    victim = start_victim(a, "mqueue")
+    b.run(["touch", f"/dev/mqueue/victim-{victim.pid}"])
+    result = send(a, page_server, victim.pid)
+    assert result.status == 1 and f"message queue /victim-{victim.pid}: its name is taken" in result.text(), result.text()
+    victim.check(a)
+
+
+def test_mq_notify(two_hosts, page_server, start_victim):
+    a, b, _ = two_hosts
+    victim = start_victim(a, "mqueue", "notify")
+    result = send(a, page_server, victim.pid)
+    assert result.status == 1 and "mq_notify" in result.text(), result.text()
+    assert not objects(b)
+
+
 STRANGER = {
+    "mqueue": "f = open('{id}')",
     "posix-shm": "import mmap; f = open('{id}', 'r+b'); m = mmap.mmap(f.fileno(), 4096)",
     "sysv-shm": "c.shmat.restype = ctypes.c_long; assert c.shmat({id}, None, 0) > 0",
     "sysv-sem": "assert c.semctl({id}, 1, 16, 1) == 0",  # SETVAL
@@ -141,7 +159,7 @@ def test_used_by_a_stranger(two_hosts, page_server, start_victim, kind):
     a, b, _ = two_hosts
     victim = start_victim(a, kind)
     # The queue that the victim's child waits on; the last sender alone would tell of the stranger only.
-    ident = next(one[2] for one in objects(a) if one[0] == "file" and "mapped" in one[2] or
+    ident = next(one[2] for one in objects(a) if one[0] == "file" and ("mapped" in one[2] or "asking" in one[2]) or
                  one[0] != "file" and (one[1] > 0) == (kind != "sysv-msg"))
     stranger = a.popen(["/usr/bin/python3", "-c", "import ctypes, sys; c = ctypes.CDLL(None)\n" +
                         STRANGER[kind].format(id=ident) + "\nprint(flush=True); sys.stdin.read()"], stdin=-1, stdout=-1)

@@ -10,7 +10,7 @@ VICTIMS = [
     "threads:4", "threads:64", "amx", "syscalls", "signals", "robust",
     "timers", "clocks", "creds", "procattr", "seccomp", "seccomp:sync",
     "files", "deleted", "deleted:map", "pipes", "fifo", "eventfd", "epoll", "timerfd", "signalfd", "inotify", "unixpair",
-    "sysv-shm", "sysv-sem", "sysv-msg", "posix-shm",
+    "sysv-shm", "sysv-sem", "sysv-msg", "posix-shm", "mqueue",
     "listen-tcp", "listen-unix", "udp", "tree", "pty", "pty-session",
     "locks", "leases", "procfiles", "epoll-far", "aio", "fanotify",
     "tree:zombie", "sessions", "zombies",

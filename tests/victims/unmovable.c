@@ -15,7 +15,6 @@
 #include <linux/perf_event.h>
 #include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
-#include <mqueue.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sched.h>
@@ -128,8 +127,6 @@ static void open_others(void)
 	descriptor("serial", open("/dev/ttyS0", O_RDWR | O_NOCTTY | O_NONBLOCK));
 	descriptor("kvm", open("/dev/kvm", O_RDWR));
 	descriptor("tun", open("/dev/net/tun", O_RDWR));
-	descriptor("mqueue", mq_open("/unmovable", O_RDWR | O_CREAT, 0600, NULL));
-	mq_unlink("/unmovable");
 }
 
 static void open_files(const struct victim *v)
