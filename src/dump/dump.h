@@ -44,6 +44,7 @@ struct dump_seccomp; /* seccomp.c: filters seen at the freeze */
 struct dump_status; /* parts.h: /proc/PID/status */
 struct dump_host;   /* parts.h: what does not change about this machine */
 struct net_lock;    /* net/lock.h */
+struct freezer;     /* tracee/freezer.h */
 
 struct dump_options {
 	bool tcp_close;     /* established TCP connections are restored as closed by the peer */
@@ -125,6 +126,7 @@ struct dump_context {
 	int64_t deadline;                   /* for batches, see util/clock.h; CLOCK_FOREVER unless the caller sets it */
 	struct net_lock *lock;              /* stops TCP connections at the freeze; borrowed, NULL: nothing does */
 	struct net_lock *kept_lock;         /* engaged likewise: one that stays when the tree is ended; borrowed, may be NULL */
+	struct freezer *freezer;            /* holds the tree while its sockets are read; borrowed, NULL: the stop is enough */
 	struct dump_tcp_mark *tcp_mark;     /* borrowed; NULL: nobody would look */
 	bool has_tcp;                       /* a collection has met a TCP socket */
 	bool has_connections;               /* one that was connected */

@@ -7,7 +7,9 @@
  *
  * TCP at the freeze. What comes in after a connection was read would be acknowledged here and lost
  * there. So TCP sockets are only noted while descriptors are collected; then dump_context.lock
- * stops all of them at once; then each is read (tcp.c) and described. With dump_options.tcp_close
+ * stops all of them at once; then each is read (tcp.c) and described. A program that met a socket
+ * which is being read would see errors: so that it does not run on when we are killed, its tree is
+ * held by the freezer meanwhile. With dump_options.tcp_close
  * the target makes a socket of a connection whose peer has closed, and nothing is read.
  *
  * A connection over the loopback device reaches nobody from another host, unless both of its ends
@@ -35,6 +37,7 @@
 #include "dump/tcp.h"
 #include "image/socket-options.h"
 #include "net/lock.h"
+#include "tracee/freezer.h"
 #include "util/cleanup.h"
 
 union address {
@@ -460,10 +463,15 @@ static int engage(struct dump_context *ctx, const struct dump_inet *inet, struct
 static int finish(struct dump_context *ctx, struct error *error)
 {
 	struct dump_inet *inet = ctx->files->inet;
+	bool held = inet && inet->tcp.count > 0 && ctx->freezer;
 	int r = inet ? engage(ctx, inet, error) : 0;
 
+	if (r == 0 && held)
+		r = freezer_freeze(ctx->freezer, true, ctx->deadline, error);
 	for (size_t i = 0; inet && r == 0 && i < inet->tcp.count; i++)
 		r = describe(ctx, &inet->tcp.items[i], error);
+	if (held && r == 0)
+		r = freezer_thaw_nowait(ctx->freezer, error);
 	if (inet && r == 0)
 		check_loopback(ctx, inet);
 	return r;

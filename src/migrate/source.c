@@ -179,6 +179,7 @@ int source_guard(struct source *source, struct error *error)
 	if (r < 0)
 		return r;
 	r = freezer_new(name, source->options->pid, &source->freezer, error);
+	source->dump->freezer = source->freezer;
 	if (r == 0 && (size_t)snprintf(source->shared->freezer, sizeof(source->shared->freezer), "%s",
 				       freezer_path(source->freezer)) >= sizeof(source->shared->freezer))
 		r = error_set(error, -ENAMETOOLONG, "the cgroup %s has too long a name", freezer_path(source->freezer));

@@ -11,7 +11,7 @@ import time
 import pytest
 from checkpoint import Place, dump, restore, run, text, wait_gone
 from hosts import wait_until
-from pagestream import PageServer, migrate, send
+from pagestream import PageServer, migrate, send, send_start, stop_at
 
 PORT = 7070
 PATTERN = random.Random(1).randbytes(1000003)
@@ -195,3 +195,92 @@ def test_checkpoint_given_up(two_hosts, lan, address, start_victim):
         assert not locks(a)
     wait_until(lambda: talk.failure, 20, "a reset")
     assert "reset" in talk.failure.lower(), talk.failure
+
+
+@pytest.mark.parametrize("point", ["tcp-repair", "stopped", "held"])
+def test_migrate_killed(two_hosts, lan, address, page_server, start_victim, point):
+    """Before the commit: the tree goes on here, with its connections as they were, also the one that was just being read."""
+    a, b, _ = two_hosts
+    victim = start_victim(a, "tcp-echo", PORT)
+    streams = talks(lan)
+    for talk in streams:
+        talk.moves()
+    with address.goes_to(b) as hook:
+        job = send_start(a, page_server, victim.pid, hook=hook, env=stop_at(point))
+        job.wait_stopped()
+        lan.give(a)  # before the target's lock goes
+        job.kill()
+        job.wait(20)
+    for talk in streams:
+        talk.moves()
+        talk.finish()
+    victim.check(a)
+    wait_until(lambda: not locks(a) and not locks(b), 20, "no lock is left")
+
+
+@pytest.mark.parametrize("point", ["restored", "prepared"])
+def test_page_server_killed(two_hosts, lan, address, keys, start_victim, point):
+    """Its copies of the connections end without a word."""
+    a, b, _ = two_hosts
+    victim = start_victim(a, "tcp-echo", PORT)
+    streams = talks(lan)
+    for talk in streams:
+        talk.moves()
+    with PageServer(b, keys, env=stop_at(point)) as server, address.goes_to(b) as hook:
+        job = send_start(a, server, victim.pid, hook=hook)
+        server.wait_stopped()
+        server.kill()
+        assert job.wait(30).status == 1, job.text()
+        lan.give(a)
+        for talk in streams:
+            talk.moves()
+            talk.finish()
+    victim.check(a)
+
+
+@pytest.mark.parametrize("point", ["committed", "let-go"])
+def test_page_server_killed_after_commit(two_hosts, lan, address, keys, start_victim, point):
+    """The next one lets the tree go on, and its connections with it; the source ends its copy in silence."""
+    a, b, _ = two_hosts
+    victim = start_victim(a, "tcp-echo", PORT)
+    streams = talks(lan)
+    for talk in streams:
+        talk.moves()
+    with PageServer(b, keys, env=stop_at(point)) as server, address.goes_to(b) as hook:
+        job = send_start(a, server, victim.pid, hook=hook)
+        server.wait_stopped()
+        server.kill()
+        server.env = None
+        server.start()
+        assert job.wait(60).status == 0, job.text()
+        victim.host = b
+        for talk in streams:
+            talk.moves()
+            talk.finish()
+        victim.check(b)
+        assert not locks(a) and not locks(b)
+
+
+def test_resolved(two_hosts, lan, address, page_server, start_victim, tmp_path):
+    """migrate is killed after the commit: what ends the copy here is migrate resolve."""
+    a, b, _ = two_hosts
+    victim = start_victim(a, "tcp-echo", PORT)
+    streams = talks(lan)
+    for talk in streams:
+        talk.moves()
+    with address.goes_to(b) as hook:
+        job = send_start(a, page_server, victim.pid, hook=hook, env=stop_at("running-read"), state_dir=tmp_path / "state")
+        job.wait_stopped()
+        job.kill()
+        job.wait(20)
+    victim.host = b
+    for talk in streams:
+        talk.moves()
+    session = re.search("[0-9a-f]{32}", migrate(a, "status", state_dir=tmp_path / "state").stdout).group()
+    done = migrate(a, "resolve", session, state_dir=tmp_path / "state")
+    assert done.returncode == 0, done.stderr
+    for talk in streams:
+        talk.moves()
+        talk.finish()
+    victim.check(b)
+    assert not locks(a) and not locks(b)
