@@ -69,7 +69,7 @@ int dump_files_ahead(struct dump_context *ctx, struct error *error)
 	int r = dump_memory_mounts_read(&mounts, error);
 
 	array_for_each(process, &ctx->processes)
-		if (r == 0 && !dump_table_seen(ctx, *process))
+		if (r == 0 && !dump_table_seen(*process))
 			r = look_at_process(ctx, *process, &mounts, error);
 	dump_memory_mounts_deinit(&mounts);
 	return r;

@@ -83,7 +83,9 @@ struct dump_process {
 	struct procfs_pids threads;    /* TIDs, the leader first, owned */
 	int pidfd;                     /* owned */
 	int proc_fd;                   /* /proc/PID, O_PATH; owned */
-	uint32_t files_id;             /* id of its IMAGE_FDINFO records: its descriptor table */
+	uint32_t files_id;             /* id of its IMAGE_FDINFO records: its descriptor table; the PID of who has it first */
+	uint32_t fs_id;                /* the same of its place in the file system */
+	uint32_t vm_id;                /* and of its memory */
 	unsigned level;                /* image/tree.h; as the next, set with its records */
 	bool fresh;                    /* its memory does not begin as a copy of its parent's on the target */
 	bool reads_direct;             /* has had a file open with O_DIRECT when its descriptors were last collected */

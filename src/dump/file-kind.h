@@ -210,7 +210,7 @@ void dump_file_block(struct dump_context *ctx, const struct dump_file *file, con
 void dump_file_refuse(struct dump_context *ctx, const struct dump_file *file, enum image_kind kind);
 
 /* Processes may share a descriptor table (CLONE_FILES); it is read once: has an earlier process the same one? */
-bool dump_table_seen(const struct dump_context *ctx, const struct dump_process *process);
+bool dump_table_seen(const struct dump_process *process);
 
 /* Lists the descriptors of a process. */
 int dump_reader_open(struct dump_context *ctx, struct dump_process *process,

@@ -457,15 +457,10 @@ static int collect_process(struct dump_context *ctx, struct dump_process *proces
 	return r;
 }
 
-bool dump_table_seen(const struct dump_context *ctx, const struct dump_process *process)
+/* Who has a table first in the tree gives it its id. */
+bool dump_table_seen(const struct dump_process *process)
 {
-	array_for_each (other, &ctx->processes) {
-		if (*other == process)
-			return false;
-		if ((*other)->files_id == process->files_id)
-			return true;
-	}
-	return false;
+	return process->files_id != (uint32_t)process->pid;
 }
 
 int dump_files_collect(struct dump_context *ctx, struct error *error)
@@ -479,7 +474,7 @@ int dump_files_collect(struct dump_context *ctx, struct error *error)
 	array_for_each (process, &ctx->processes) {
 		if (r < 0)
 			break;
-		if (dump_table_seen(ctx, *process))
+		if (dump_table_seen(*process))
 			continue;
 		r = collect_process(ctx, *process, error);
 	}

@@ -93,6 +93,10 @@ pid_t dump_session_of(const struct dump_context *ctx, const struct procfs_stat *
 pid_t dump_group_of(const struct dump_context *ctx, const struct procfs_stat *stat);
 bool dump_session_reaches_outside(const struct dump_context *ctx, pid_t session);
 
+/* sharing.c: what processes share, into files_id, fs_id and vm_id; blockers, also for threads that do not share. */
+int dump_sharing_read(struct dump_context *ctx, struct error *error);
+void dump_sharing_threads(struct dump_context *ctx, const struct dump_process *process);
+
 /* tree-record.c: IMAGE_PSTREE of all processes and zombies, IMAGE_IDS of processes, IMAGE_CORE of zombies; ctx->tree. */
 int dump_tree_records(struct dump_context *ctx, bool frozen, struct error *error);
 

@@ -5,12 +5,10 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/kcmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "dump/files.h"
@@ -62,43 +60,6 @@ static void check_namespaces(struct dump_context *ctx, const struct dump_process
 	}
 }
 
-/* Tables that two processes, or a thread and its process, share or do not share against the rule. */
-static bool shares(pid_t one, pid_t other, int kind)
-{
-	return syscall(SYS_kcmp, one, other, kind, 0, 0) == 0;
-}
-
-static const struct {
-	int kind;
-	const char *name;
-} sharing_kinds[] = {
-	{ KCMP_VM, "memory" },
-	{ KCMP_FILES, "descriptor table" },
-	{ KCMP_FS, "working directory and umask" },
-	{ KCMP_SIGHAND, "signal actions" },
-};
-
-static void check_sharing(struct dump_context *ctx, const struct dump_process *process)
-{
-	array_for_each(other, &ctx->processes) {
-		if (*other == process)
-			break;
-		for (size_t i = 0; i < sizeof(sharing_kinds) / sizeof(sharing_kinds[0]); i++)
-			if (shares(process->pid, (*other)->pid, sharing_kinds[i].kind))
-				dump_blocker_add(ctx, process->pid, "process",
-						 "two processes share it (clone without fork)",
-						 "wait until one of the two has ended", "%s, with PID %d",
-						 sharing_kinds[i].name, (*other)->pid);
-	}
-	array_for_each(tid, &process->threads)
-		for (size_t i = 1; *tid != process->pid && i <= 2; i++)
-			if (syscall(SYS_kcmp, *tid, process->pid, sharing_kinds[i].kind, 0, 0) > 0)
-				dump_blocker_add(ctx, process->pid, "thread",
-						 "a thread has its own, apart from its process (unshare)",
-						 "wait until the thread has ended", "%s of thread %d",
-						 sharing_kinds[i].name, *tid);
-}
-
 /* Frozen by its cgroup (a paused container, an earlier move in doubt): whatever it would be asked to do, it does not. */
 static void check_frozen(struct dump_context *ctx, const struct dump_process *process)
 {
@@ -139,7 +100,7 @@ int dump_process_check(struct dump_context *ctx, struct dump_process *process, s
 	check_status(ctx, process, status);
 	check_namespaces(ctx, process);
 	check_time(ctx, process);
-	check_sharing(ctx, process);
+	dump_sharing_threads(ctx, process);
 	if (!process->tracee) {
 		dump_program_check(ctx, process);
 		check_frozen(ctx, process);

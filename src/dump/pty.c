@@ -225,7 +225,7 @@ int dump_ptys_find(struct dump_context *ctx, bool records, struct error *error)
 	array_for_each(process, &ctx->processes)
 		any = any || (*process)->stat.tty != 0;
 	array_for_each(process, &ctx->processes)
-		if (any && r == 0 && !dump_table_seen(ctx, *process))
+		if (any && r == 0 && !dump_table_seen(*process))
 			r = find_in(ctx, *process, records, error);
 	return r;
 }

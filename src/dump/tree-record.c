@@ -58,7 +58,9 @@ static int process_record(struct dump_context *ctx, struct dump_process *process
 	r = image_set_add(ctx->images, IMAGE_PSTREE, 0, &message.base, error);
 	if (r < 0)
 		return r;
-	ids.vm_id = ids.files_id = ids.fs_id = ids.sighand_id = process->files_id;
+	ids.vm_id = ids.sighand_id = process->vm_id;
+	ids.files_id = process->files_id;
+	ids.fs_id = process->fs_id;
 	return image_set_add(ctx->images, IMAGE_IDS, (uint32_t)process->pid, &ids.base, error);
 }
 
@@ -139,12 +141,13 @@ int dump_tree_records(struct dump_context *ctx, bool frozen, struct error *error
 	if (r == 0)
 		r = plan(ctx, error);
 	for (size_t i = 0; r == 0 && i < ctx->processes.count; i++) {
-		struct dump_process *process = ctx->processes.items[i];
-
-		process->level = ctx->tree.processes.items[i].level;
-		process->fresh = ctx->tree.processes.items[i].fresh;
-		r = process_record(ctx, process, error);
+		ctx->processes.items[i]->level = ctx->tree.processes.items[i].level;
+		ctx->processes.items[i]->fresh = ctx->tree.processes.items[i].fresh;
 	}
+	if (r == 0)
+		r = dump_sharing_read(ctx, error);
+	for (size_t i = 0; r == 0 && i < ctx->processes.count; i++)
+		r = process_record(ctx, ctx->processes.items[i], error);
 	/* -ESRCH: it was waited for meanwhile, so the tree was running; who looks at a running one looks again. */
 	array_for_each(zombie, &ctx->zombies)
 		if (r == 0)

@@ -11,6 +11,7 @@
 
 #include "util/array.h"
 #include "util/cleanup.h"
+#include "util/pidmap.h"
 
 struct record_list {
 	struct image_record **items;
@@ -18,9 +19,16 @@ struct record_list {
 	size_t capacity;
 };
 
+/* Records of one type. Those of one id are chained in a circle, which is entered by the last of them. */
+struct typed_records {
+	struct record_list list; /* borrows them */
+	ARRAY(size_t) next;      /* of each: index of the next with its id; of the last, of the first */
+	struct pidmap last;      /* by id + 1: index + 1 of the last */
+};
+
 struct image_set {
-	struct record_list all;                     /* owns the records */
-	struct record_list by_type[IMAGE_TYPE_MAX]; /* borrow them */
+	struct record_list all;                        /* owns the records */
+	struct typed_records by_type[IMAGE_TYPE_MAX]; /* borrow them */
 	size_t bytes;                               /* sum of the records' sizes */
 };
 
@@ -41,9 +49,37 @@ void image_set_free(struct image_set *set)
 	array_for_each(record, &set->all)
 		free(*record);
 	array_deinit(&set->all);
-	for (size_t type = 0; type < IMAGE_TYPE_MAX; type++)
-		array_deinit(&set->by_type[type]);
+	for (size_t type = 0; type < IMAGE_TYPE_MAX; type++) {
+		array_deinit(&set->by_type[type].list);
+		array_deinit(&set->by_type[type].next);
+		pidmap_deinit(&set->by_type[type].last);
+	}
 	free(set);
+}
+
+static void *index_value(size_t index)
+{
+	return (void *)(uintptr_t)(index + 1); /* NOLINT(performance-no-int-to-ptr) */
+}
+
+/* Index of the last record of that id; SIZE_MAX: there is none. */
+static size_t find_last(const struct typed_records *records, uint32_t id)
+{
+	return (size_t)(uintptr_t)pidmap_get(&records->last, id + 1) - 1;
+}
+
+/* There is room for it. */
+static int chain_record(struct typed_records *records, struct image_record *record)
+{
+	size_t index = records->list.count, last = find_last(records, record->id);
+
+	if (pidmap_put(&records->last, record->id + 1, index_value(index)) < 0)
+		return -ENOMEM;
+	records->list.items[records->list.count++] = record;
+	records->next.items[records->next.count++] = last == SIZE_MAX ? index : records->next.items[last];
+	if (last != SIZE_MAX)
+		records->next.items[last] = index;
+	return 0;
 }
 
 /* Makes an empty record and puts it on both lists, or on none. */
@@ -54,9 +90,12 @@ static int add_record(struct image_set *set, enum image_type type, uint32_t id, 
 
 	if (type <= 0 || type >= IMAGE_TYPE_MAX)
 		return error_set(error, -EPROTO, "image type %d is unknown", (int)type);
+	if (id == IMAGE_ANY)
+		return error_set(error, -EPROTO, "no %s record can have the id %u", image_type_name(type), id);
 	if (size > IMAGE_RECORD_MAX || size > IMAGE_SET_MAX - set->bytes)
 		return error_set(error, -EMSGSIZE, "%s record of %zu bytes is too large", image_type_name(type), size);
-	if (array_reserve(&set->all, 1) < 0 || array_reserve(&set->by_type[type], 1) < 0)
+	if (array_reserve(&set->all, 1) < 0 || array_reserve(&set->by_type[type].list, 1) < 0 ||
+	    array_reserve(&set->by_type[type].next, 1) < 0)
 		return error_set(error, -ENOMEM, "out of memory");
 	record = malloc(sizeof(*record) + size);
 	if (!record)
@@ -65,8 +104,11 @@ static int add_record(struct image_set *set, enum image_type type, uint32_t id, 
 	record->type = type;
 	record->id = id;
 	record->size = size;
+	if (chain_record(&set->by_type[type], record) < 0) {
+		free(record);
+		return error_set(error, -ENOMEM, "out of memory");
+	}
 	set->all.items[set->all.count++] = record;
-	set->by_type[type].items[set->by_type[type].count++] = record;
 	set->bytes += size;
 	*ret = record;
 	return 0;
@@ -104,14 +146,16 @@ static bool matches(const struct image_record *record, enum image_type type, uin
 	return record->type == type && (id == IMAGE_ANY || record->id == id);
 }
 
-static void list_remove(struct record_list *list, enum image_type type, uint32_t id)
+/* What stays has had room before. */
+static void typed_remove(struct typed_records *records, enum image_type type, uint32_t id)
 {
-	size_t kept = 0;
+	size_t count = records->list.count;
 
-	for (size_t i = 0; i < list->count; i++)
-		if (!matches(list->items[i], type, id))
-			list->items[kept++] = list->items[i];
-	list->count = kept;
+	records->list.count = records->next.count = 0;
+	pidmap_clear(&records->last);
+	for (size_t i = 0; i < count; i++)
+		if (!matches(records->list.items[i], type, id))
+			(void)chain_record(records, records->list.items[i]);
 }
 
 void image_set_remove(struct image_set *set, enum image_type type, uint32_t id)
@@ -119,7 +163,7 @@ void image_set_remove(struct image_set *set, enum image_type type, uint32_t id)
 	struct record_list *all = &set->all;
 	size_t kept = 0;
 
-	list_remove(&set->by_type[type], type, id);
+	typed_remove(&set->by_type[type], type, id);
 	for (size_t i = 0; i < all->count; i++) {
 		if (!matches(all->items[i], type, id)) {
 			all->items[kept++] = all->items[i];
@@ -141,18 +185,34 @@ const struct image_record *image_set_get(const struct image_set *set, size_t ind
 	return set->all.items[index];
 }
 
+/* Index of the first record of that id behind the cursor; SIZE_MAX: none. */
+static size_t find_next(const struct typed_records *records, uint32_t id, size_t cursor)
+{
+	size_t last = find_last(records, id);
+
+	if (last == SIZE_MAX || cursor > last)
+		return SIZE_MAX;
+	if (cursor == 0)
+		return records->next.items[last];
+	if (records->list.items[cursor - 1]->id == id)
+		return records->next.items[cursor - 1];
+	while (records->list.items[cursor]->id != id)
+		cursor++;
+	return cursor;
+}
+
 const struct image_record *image_set_next(const struct image_set *set, enum image_type type, uint32_t id,
 					  size_t *cursor)
 {
-	const struct record_list *list = &set->by_type[type];
+	const struct typed_records *records = &set->by_type[type];
+	size_t index = id == IMAGE_ANY ? *cursor : find_next(records, id, *cursor);
 
-	while (*cursor < list->count) {
-		const struct image_record *record = list->items[(*cursor)++];
-
-		if (matches(record, type, id))
-			return record;
+	if (index >= records->list.count) {
+		*cursor = records->list.count;
+		return NULL;
 	}
-	return NULL;
+	*cursor = index + 1;
+	return records->list.items[index];
 }
 
 const struct image_record *image_set_find(const struct image_set *set, enum image_type type, uint32_t id)

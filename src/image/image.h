@@ -90,7 +90,7 @@ const struct image_record *image_set_get(const struct image_set *set, size_t ind
 
 /*
  * Walks the records of one type, and of one id unless it is IMAGE_ANY, in order: `*cursor` starts at 0. NULL at the
- * end. Costs one step a record of that type, whatever else is in the set.
+ * end. Costs one step a record that is found.
  */
 const struct image_record *image_set_next(const struct image_set *set, enum image_type type, uint32_t id,
 					  size_t *cursor);

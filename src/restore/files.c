@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -267,15 +268,10 @@ static int build_install(struct restore_tree *tree, struct restore_process *proc
 
 /* ---- all of them */
 
-static bool table_seen(const struct restore_tree *tree, const struct restore_process *process)
+/* Its parent's, which comes before. */
+static bool table_seen(const struct restore_process *process)
 {
-	array_for_each (other, &tree->processes) {
-		if (*other == process)
-			return false;
-		if ((*other)->files_id == process->files_id)
-			return true;
-	}
-	return false;
+	return process->shares & CLONE_FILES;
 }
 
 static int compare_files(const struct image_set *images, struct error *error)
@@ -310,7 +306,7 @@ static int open_all(struct restore_tree *tree, const struct image_set *images,
 	for (size_t i = 0; i < tree->processes.count && r == 0; i++) {
 		struct restore_process *process = tree->processes.items[i];
 
-		if (table_seen(tree, process))
+		if (table_seen(process))
 			continue;
 		r = read_descriptors(images, process->files_id, &descriptors[i], error);
 		if (r == 0)
@@ -337,7 +333,7 @@ static int install_all(struct restore_tree *tree, struct descriptors *descriptor
 	if (!installs)
 		return error_set(error, -ENOMEM, "no memory for descriptors");
 	for (size_t i = 0; i < tree->processes.count && r == 0; i++) {
-		if (table_seen(tree, tree->processes.items[i]))
+		if (table_seen(tree->processes.items[i]))
 			continue;
 		r = build_install(tree, tree->processes.items[i], &descriptors[i], &installs[count],
 				  error);

@@ -215,21 +215,25 @@ static int note_process(struct layout *layout, size_t index, struct restore_proc
 	return 0;
 }
 
-static struct restore_process *process_new(const struct layout *layout, size_t index, struct error *error)
+static int process_new(const struct layout *layout, size_t index, struct restore_process **ret, struct error *error)
 {
 	const struct image_tree_process *wanted = &layout->wanted.tree.processes.items[index];
 	struct restore_process *process = calloc(1, sizeof(*process));
+	int r;
 
-	if (!process) {
-		error_set_errno(error, -ENOMEM, "cannot make PID %d", wanted->pid);
-		return NULL;
-	}
+	if (!process)
+		return error_set_errno(error, -ENOMEM, "cannot make PID %d", wanted->pid);
 	process->pid = wanted->pid;
-	process->files_id = (uint32_t)wanted->pid;
 	process->created = true;
 	process->fresh = wanted->fresh;
 	process->parent = wanted->parent == IMAGE_TREE_NONE ? NULL : layout->made[wanted->parent];
-	return process;
+	r = restore_sharing_begin(layout->tree, process, error);
+	if (r < 0) {
+		process_free(process);
+		return r;
+	}
+	*ret = process;
+	return 0;
 }
 
 /* By its parent, or by a helper whose end gives it to its parent. The signal of its end is only the first one's to say. */
@@ -237,12 +241,12 @@ static int clone_process(struct layout *layout, size_t index, struct tracee_proc
 {
 	const TreeProcess *message = layout->wanted.processes.items[index];
 	bool zombie = restore_wanted_is_zombie(layout->tree, message);
-	struct restore_process *process = process_new(layout, index, error);
-	int r;
+	struct restore_process *process;
+	int r = process_new(layout, index, &process, error);
 
-	if (!process)
-		return -ENOMEM;
-	r = tracee_process_clone(by->threads.items[0], process->pid, zombie ? CLONE_VM : 0,
+	if (r < 0)
+		return r;
+	r = tracee_process_clone(by->threads.items[0], process->pid, zombie ? CLONE_VM : process->shares,
 				 message->has_exit_signal ? (int)message->exit_signal : SIGCHLD, layout->tree->deadline,
 				 &process->tracee, error);
 	if (r == 0 && process->parent)
@@ -261,11 +265,11 @@ static int clone_process(struct layout *layout, size_t index, struct tracee_proc
 static int create_root(struct layout *layout, struct error *error)
 {
 	const TreeProcess *message = layout->wanted.processes.items[0];
-	struct restore_process *process = process_new(layout, 0, error);
-	int r;
+	struct restore_process *process;
+	int r = process_new(layout, 0, &process, error);
 
-	if (!process)
-		return -ENOMEM;
+	if (r < 0)
+		return r;
 	r = restore_shell_create(layout->tree, message, &process->tracee, error);
 	if (r == 0)
 		r = restore_mm_new(process, NULL, error);
@@ -425,6 +429,8 @@ static int layout_apply(struct layout *layout, struct error *error)
 		if (r == 0)
 			r = end_threads(tree, *process, restore_wanted_find(&layout->wanted, (*process)->pid), error);
 	}
+	if (r == 0)
+		r = restore_sharing_follow(tree, error);
 	if (r == 0)
 		r = apply_terminals(layout, error);
 	if (r == 0)

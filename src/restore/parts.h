@@ -89,6 +89,9 @@ int restore_shell_flush_signals(struct restore_tree *tree, struct restore_proces
 
 /* layout.c: processes and threads as IMAGE_PSTREE wants them. */
 int restore_layout_processes(struct restore_tree *tree, struct error *error);
+/* sharing.c: what processes share, of those that are there already; of one that is about to be made. */
+int restore_sharing_follow(struct restore_tree *tree, struct error *error);
+int restore_sharing_begin(struct restore_tree *tree, struct restore_process *process, struct error *error);
 /* A zombie, or what becomes one; NULL when there is none. */
 struct restore_process *restore_zombie_find(const struct restore_tree *tree, pid_t pid);
 /* zombie.c: those that have ended on the source do. */

@@ -82,7 +82,9 @@ struct restore_process {
 	struct restore_process *parent; /* NULL for the root; borrowed */
 	struct tracee_process *tracee;  /* the stopped shell; owned. tracee->mem_fd, tracee->pidfd are its descriptors */
 	struct restore_mm *mm;          /* owned */
-	uint32_t files_id;              /* id of its IMAGE_FDINFO records */
+	uint32_t files_id;              /* id of its IMAGE_FDINFO records: processes with the same share a descriptor table */
+	uint32_t fs_id;                 /* the same of their place in the file system */
+	unsigned shares;                /* CLONE_FILES, CLONE_FS: it has its parent's */
 	pid_t session;                  /* in which it is, with the number that the images have for it */
 	bool created;                   /* by the last restore_tree_layout(): memory is the parent's copy */
 	bool fresh;                     /* or, with this, nothing */

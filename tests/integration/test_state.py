@@ -13,7 +13,7 @@ VICTIMS = [
     "sysv-shm", "sysv-sem", "sysv-msg", "posix-shm", "mqueue",
     "listen-tcp", "listen-unix", "udp", "tree", "pty", "pty-session",
     "locks", "leases", "procfiles", "epoll-far", "aio", "fanotify",
-    "tree:zombie", "sessions", "zombies",
+    "tree:zombie", "sessions", "zombies", "tables",
 ]
 PRIVATE = {"fanotify", "fifo", "leases", "listen-unix", "locks", "unixflight"}  # have an object in the file system that each host needs for itself
 
