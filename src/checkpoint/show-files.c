@@ -232,6 +232,11 @@ static uint32_t add_open_file(struct show *show, const OpenFile *file, json_t *o
 		json_object_set_new(object, "signals", show_address(file->sgfd->sigmask));
 		return file->sgfd->flags;
 	}
+	if (file->uring) {
+		set_text(object, "kind", "io_uring");
+		json_object_set_new(object, "entries", show_number(file->uring->sq_entries));
+		return file->uring->flags;
+	}
 	if (file->ffy) {
 		set_text(object, "kind", "fanotify");
 		json_object_set_new(object, "marks", show_number(file->ffy->n_mark));

@@ -84,6 +84,7 @@ extern const struct dump_file_kind dump_kind_timerfd;
 extern const struct dump_file_kind dump_kind_signalfd;
 extern const struct dump_file_kind dump_kind_inotify;
 extern const struct dump_file_kind dump_kind_fanotify;
+extern const struct dump_file_kind dump_kind_io_uring;
 extern const struct dump_file_kind dump_kind_pidfd;
 extern const struct dump_file_kind dump_kind_namespace;
 

@@ -35,7 +35,7 @@ static const struct dump_file_kind *const kinds[] = {
 	&dump_kind_fifo,
 	&dump_kind_unix,    &dump_kind_datagram,    &dump_kind_inet,	 &dump_kind_eventfd, &dump_kind_epoll,
 	&dump_kind_timerfd, &dump_kind_signalfd, &dump_kind_inotify,
-	&dump_kind_pidfd,   &dump_kind_namespace, &dump_kind_fanotify,
+	&dump_kind_pidfd,   &dump_kind_namespace, &dump_kind_fanotify, &dump_kind_io_uring,
 };
 
 #define COUNT(table) (sizeof(table) / sizeof((table)[0]))
@@ -45,7 +45,6 @@ static const struct {
 	const char *link;
 	enum image_kind kind;
 } refused[] = {
-	{ "anon_inode:[io_uring]", IMAGE_KIND_IO_URING },
 	{ "anon_inode:[userfaultfd]", IMAGE_KIND_USERFAULTFD },
 	{ "anon_inode:[perf_event]", IMAGE_KIND_PERF_EVENT },
 	{ "anon_inode:bpf", IMAGE_KIND_BPF },

@@ -46,7 +46,6 @@ static const struct {
 	const char *prefix;
 	enum image_kind kind;
 } mm_refused[] = {
-	{ "anon_inode:[io_uring]", IMAGE_KIND_IO_URING },
 	{ "anon_inode:", IMAGE_KIND_MEMORY_KERNEL },
 	{ "/anon_hugepage", IMAGE_KIND_MEMORY_HUGETLB },
 	{ "/secretmem", IMAGE_KIND_MEMORY_SECRET },
@@ -149,6 +148,13 @@ static int mapping_classify(struct mm_builder *builder, const struct procfs_map 
 	}
 	if (dump_aio_is(map))
 		return mapping_ring(builder, map, mapping, error);
+	if (name_begins(map, "anon_inode:[io_uring]")) {
+		mapping->status = MAPPING_REGULAR | MAPPING_IO_URING;
+		mapping->shmid = (uint32_t)map->inode;
+		mapping->flags &= ~(uint32_t)MAP_LOCKED;
+		mapping->madv = 0;
+		return 0;
+	}
 	if (mapping_unmovable(builder, map, vm_flags))
 		return 0;
 	if (map_is_anonymous(map)) {

@@ -22,6 +22,7 @@ enum {
 	MAPPING_SHADOW_STACK = 1 << 15,
 	MAPPING_GUARD = 1 << 16,     /* no mapping: where MADV_GUARD_INSTALL was used; behind all mappings */
 	MAPPING_UPROBES = 1 << 17,
+	MAPPING_IO_URING = 1 << 24,  /* ours: shmid is the inode number of the ring, by which IoUring is found */
 };
 
 /* Has pages that travel as pages of the process: private memory, of any backing. */

@@ -234,7 +234,7 @@ static void check_marks(const FanotifyFd *group, struct image_blockers *blockers
 	}
 }
 
-static int check_watched(const struct image_set *images, struct image_blockers *blockers, struct error *error)
+static int check_special(const struct image_set *images, struct image_blockers *blockers, struct error *error)
 {
 	const struct image_record *record;
 	size_t cursor = 0;
@@ -247,6 +247,15 @@ static int check_watched(const struct image_set *images, struct image_blockers *
 			return r;
 		if (file->ffy)
 			check_marks(file->ffy, blockers);
+		if (!file->uring)
+			continue;
+		r = restore_io_uring_try(file->uring, error);
+		if (r < 0)
+			return r;
+		if (r == 0)
+			image_blockers_add(blockers, 0, "descriptor", "it cannot be made on the restoring host",
+					   "allow it there: sysctl kernel.io_uring_disabled=0", "io_uring of %u entries",
+					   file->uring->sq_entries);
 	}
 	return 0;
 }
@@ -259,7 +268,7 @@ int restore_files_check(const struct image_set *images, bool live, struct image_
 	if (r == 0)
 		r = check_leases(images, live, blockers, error);
 	if (r == 0)
-		r = check_watched(images, blockers, error);
+		r = check_special(images, blockers, error);
 	if (r == 0)
 		r = restore_memory_files_check(images, blockers, error);
 	return r < 0 ? r : check_addresses(images, blockers, error);

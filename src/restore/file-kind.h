@@ -51,6 +51,7 @@ extern const struct restore_file_kind restore_kind_timerfd;
 extern const struct restore_file_kind restore_kind_signalfd;
 extern const struct restore_file_kind restore_kind_inotify;
 extern const struct restore_file_kind restore_kind_fanotify;
+extern const struct restore_file_kind restore_kind_io_uring;
 extern const struct restore_file_kind restore_kind_pidfd;
 extern const struct restore_file_kind restore_kind_namespace;
 
@@ -200,6 +201,10 @@ void restore_unix_discard(struct restore_files *files);
 
 /* inet-socket.c: a socket's own address or its peer's. Its size, or 0 when the words do not fit the family. */
 socklen_t restore_inet_address(const InetSocket *message, bool peer, union restore_address *ret);
+/* io-uring.c: can such a ring be made here (1) or not (0)? Maps rings where processes had them mapped. */
+int restore_io_uring_try(const IoUring *message, struct error *error);
+int restore_io_uring_map(struct restore_tree *tree, struct error *error);
+
 /* inet-socket.c: can the listening address be had? As restore_regular_compare(). */
 int restore_inet_try(const InetSocket *message, char *cause, size_t size);
 

@@ -15,7 +15,7 @@ static const struct restore_file_kind *const kinds[] = {
 	&restore_kind_regular, &restore_kind_memfd,    &restore_kind_pipe,    &restore_kind_fifo,
 	&restore_kind_unix,    &restore_kind_inet,     &restore_kind_eventfd, &restore_kind_epoll,
 	&restore_kind_timerfd, &restore_kind_signalfd, &restore_kind_inotify, &restore_kind_terminal,
-	&restore_kind_pidfd,   &restore_kind_namespace, &restore_kind_fanotify,
+	&restore_kind_pidfd,   &restore_kind_namespace, &restore_kind_fanotify, &restore_kind_io_uring,
 };
 
 #define COUNT(table) (sizeof(table) / sizeof((table)[0]))
@@ -84,6 +84,8 @@ static bool message_is_whole(const OpenFile *message)
 		return message->nsf;
 	case FILE_TYPE__FILE_FANOTIFY:
 		return message->ffy;
+	case FILE_TYPE__FILE_IO_URING:
+		return message->uring;
 	case FILE_TYPE__FILE_PIDFD:
 		return message->pidfd;
 	case FILE_TYPE__FILE_MEMFD:

@@ -369,6 +369,8 @@ int restore_files_apply(struct restore_tree *tree, const struct image_set *image
 		r = open_all(tree, images, descriptors, error);
 	if (r == 0)
 		r = install_all(tree, descriptors, error);
+	if (r == 0)
+		r = restore_io_uring_map(tree, error);
 	if (tree->files)
 		close_all(tree->files);
 	for (size_t i = 0; i < tree->processes.count; i++)

@@ -11,7 +11,7 @@
 
 #define PLAN_KIND_MASK                                                                                               \
 	(MAPPING_FILE_PRIVATE | MAPPING_FILE_SHARED | MAPPING_ANON_SHARED | MAPPING_ANON_PRIVATE | MAPPING_MEMFD |           \
-	 MAPPING_SYSV | MAPPING_AIO)
+	 MAPPING_SYSV | MAPPING_AIO | MAPPING_IO_URING)
 #define PLAN_FLAGS_MASK  ((uint32_t)~MAP_LOCKED)
 #define PLAN_GAP_BOTTOM  UINT64_C(0x100000000000)
 #define PLAN_ADDRESS_END UINT64_C(0x7ffffffff000)

@@ -269,7 +269,7 @@ int restore_mm_step_map(struct restore_mm_run *run, const struct restore_step *s
 
 	if (wanted->status & MAPPING_SYSV)
 		return step_attach(run, step, error);
-	if (wanted->status & MAPPING_AIO) { /* its place, until it is made: aio.c */
+	if (wanted->status & (MAPPING_AIO | MAPPING_IO_URING)) { /* its place, until it is made: aio.c, io-uring.c */
 		tracee_batch_call(run->batch, SYS_mmap, step->start, step->end - step->start, PROT_NONE,
 				  MAP_FIXED_NOREPLACE | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, fd, offset);
 		return 0;

@@ -29,3 +29,14 @@ def test_leased_on_both_hosts(two_hosts, page_server, start_victim):
     for name in "reading", "writing":
         assert f"{victim.dir}/{name}: a process here has a lease on it" in result.stderr, result.text()
     victim.check(a)
+
+
+def test_io_uring_in_flight(two_hosts, page_server, start_victim):
+    """A request that waits is waited for, and then a reason to refuse, before anything is stopped."""
+    a, b, _ = two_hosts
+    victim = start_victim(a, "uring", "busy")
+    result = send(a, page_server, victim.pid)
+    assert result.status == 1, result.text()
+    assert "requests are in flight in it" in result.stderr, result.text()
+    victim.check(a)
+    victim.check(a)

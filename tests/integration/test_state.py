@@ -12,7 +12,7 @@ VICTIMS = [
     "files", "deleted", "deleted:map", "pipes", "fifo", "eventfd", "epoll", "timerfd", "signalfd", "inotify", "unixpair",
     "sysv-shm", "sysv-sem", "sysv-msg", "posix-shm", "mqueue",
     "listen-tcp", "listen-unix", "udp", "tree", "pty", "pty-session",
-    "locks", "leases", "procfiles", "epoll-far", "aio", "fanotify",
+    "locks", "leases", "procfiles", "epoll-far", "aio", "fanotify", "uring",
     "tree:zombie", "sessions", "zombies", "tables",
 ]
 PRIVATE = {"fanotify", "fifo", "leases", "listen-unix", "locks", "unixflight"}  # have an object in the file system that each host needs for itself

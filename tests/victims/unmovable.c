@@ -49,6 +49,7 @@ static void open_rings(void)
 	struct io_uring_params params = {0};
 	unsigned long context = 0;
 	pid_t child = -1;
+	int event;
 	long fd;
 
 	/* A fork leaves the parent's ring in the child. */
@@ -58,10 +59,11 @@ static void open_rings(void)
 	if (context)
 		fprintf(kinds, "aio-child mapping %lx %d\n", context, child);
 	fd = syscall(SYS_io_uring_setup, 4, &params);
+	if (fd < 0)
+		return;
+	event = eventfd(0, EFD_CLOEXEC);
+	MUST(event >= 0 && syscall(SYS_io_uring_register, fd, IORING_REGISTER_EVENTFD, &event, 1) == 0);
 	descriptor("io_uring", fd);
-	if (fd >= 0)
-		mapping("io_uring-ring",
-			mmap(NULL, VICTIM_PAGE, PROT_READ, MAP_SHARED, (int)fd, IORING_OFF_SQ_RING));
 }
 
 static void open_faults(void)
