@@ -29,8 +29,9 @@
 #include "util/clock.h"
 #include "util/fdio.h"
 
-#define WAIT_NS	    (CLOCK_S / 5) /* for requests in flight */
-#define WAIT_US	    5000
+#define WAIT_NS	    (CLOCK_S / 5)  /* for requests in flight of a stopped process */
+#define LOOK_NS	    (CLOCK_S / 50) /* of one that runs: the caller looks again, too */
+#define WAIT_US	    2000
 #define GROUPS_MAX  64		  /* of provided buffers that are asked for */
 #define PAGE_UP(n)  (((n) + 4095) & ~(size_t)4095)
 
@@ -103,7 +104,7 @@ static bool parse_facts(const char *info, struct facts *facts)
 /* Reads fdinfo until the ring is at rest, or for some time. */
 static bool look(const struct dump_file *file, struct facts *facts)
 {
-	int64_t deadline = clock_deadline(WAIT_NS);
+	int64_t deadline = clock_deadline(file->frozen ? WAIT_NS : LOOK_NS);
 
 	for (;;) {
 		*facts = (struct facts){ 0 };
