@@ -168,9 +168,14 @@ static int build(struct checkpoint *checkpoint, struct error *error)
 static int finish(struct checkpoint *checkpoint, struct error *error)
 {
 	struct restore_tree *tree = checkpoint->tree;
-	int r = checkpoint->lazy ? checkpoint_lazy_begin(checkpoint->lazy, checkpoint, error) : 0;
+	int r = 0;
 
 	tree->deadline = clock_deadline(WORK_NS);
+	if (checkpoint->lazy) {
+		r = restore_tree_lock(tree, image_directory_set(checkpoint->directory), error);
+		if (r == 0)
+			r = checkpoint_lazy_begin(checkpoint->lazy, checkpoint, error);
+	}
 	if (r == 0)
 		r = restore_tree_finish(tree, image_directory_set(checkpoint->directory), error);
 	note_time(checkpoint, "finished");

@@ -189,6 +189,32 @@ int dump_timer_answer(const struct tracee_batch *batch, const struct dump_timer_
 		      CoreProcess *message);
 void dump_timer_query_deinit(struct dump_timer_query *query);
 
+/* settings.c: the same for what a thread has set for itself, and a process. */
+#define DUMP_SPECULATIONS 3 /* kinds of PR_GET_SPECULATION_CTRL */
+struct dump_setting_query {
+	uint64_t tsc; /* tokens */
+	uint64_t mode;
+	uint64_t nodes;
+	int cpuid; /* indices of calls */
+	int memory_error;
+	int speculation[DUMP_SPECULATIONS];
+	int policy;
+};
+struct dump_process_setting_query {
+	int no_exec_gain; /* indices of calls */
+	int merge;
+	int huge_pages;
+};
+void dump_setting_ask(struct tracee_batch *batch, struct dump_setting_query *query);
+int dump_setting_answer(const struct tracee_batch *batch, const struct dump_setting_query *query, struct dump_arena *arena,
+			ThreadExtra *extra);
+void dump_setting_process_ask(struct tracee_batch *batch, struct dump_process_setting_query *query);
+void dump_setting_process_answer(const struct tracee_batch *batch, const struct dump_process_setting_query *query,
+				 ProcessExtra *extra);
+/* Is memory to come locked? Asks by a batch of its own if the process has locked memory; after other batches were run. */
+int dump_setting_locks(struct dump_context *ctx, const struct dump_process *process, const struct dump_status *status,
+		       ProcessExtra *extra, struct error *error);
+
 /* xstate.c: the vector and floating-point state of a thread, in both messages. */
 int dump_xstate(const struct image_xsave_layout *layout, struct tracee_thread *thread, struct dump_arena *arena,
 		X86Fpu *fpu, ThreadExtra *extra, struct error *error);

@@ -84,18 +84,19 @@ struct thread_query {
 	int securebits;
 	int no_new_privs;
 	int seccomp;
+	struct dump_setting_query settings;
 };
 
 /* Questions to the process, in the batch of its first thread. */
 struct process_query {
 	struct dump_signal_query signals;
 	struct dump_timer_query timers; /* owned */
+	struct dump_process_setting_query settings;
 	uint64_t limits;                /* token of the room for all limits */
 	uint64_t permissions;
 	uint64_t subreaper;
 	int brk; /* indices of calls */
 	int dumpable;
-	int thp_disabled;
 	int personality;
 	int membarrier;
 	int permissions_call;
@@ -133,6 +134,7 @@ static void thread_ask(struct thread_query *query)
 	tracee_batch_call(batch, SYS_prctl, PR_GET_NAME, query->name);
 	query->timer_slack = tracee_batch_call(batch, SYS_prctl, PR_GET_TIMERSLACK);
 	query->seccomp = tracee_batch_call(batch, SYS_prctl, PR_GET_SECCOMP);
+	dump_setting_ask(batch, &query->settings);
 	creds_ask(query);
 }
 
@@ -148,7 +150,7 @@ static int process_ask(struct dump_context *ctx, const struct dump_process *proc
 	tracee_batch_call(batch, SYS_prctl, PR_GET_CHILD_SUBREAPER, query->subreaper);
 	query->brk = tracee_batch_call(batch, SYS_brk, 0);
 	query->dumpable = tracee_batch_call(batch, SYS_prctl, PR_GET_DUMPABLE);
-	query->thp_disabled = tracee_batch_try(batch, SYS_prctl, PR_GET_THP_DISABLE);
+	dump_setting_process_ask(batch, &query->settings);
 	query->personality = tracee_batch_call(batch, SYS_personality, 0xffffffff);
 	query->membarrier = tracee_batch_try(batch, SYS_membarrier, MEMBARRIER_GET_REGISTRATIONS);
 	query->permissions_call = tracee_batch_try(batch, SYS_arch_prctl, ARCH_GET_XCOMP_PERM, query->permissions);
@@ -296,6 +298,8 @@ static int thread_answer(struct dump_context *ctx, struct dump_process *process,
 	r = thread_creds(process, thread, query, &query->leader->status, arena, core->creds, extra, error);
 	if (r == 0)
 		r = dump_seccomp_thread(ctx, thread, tracee_batch_result(query->batch, query->seccomp), core, error);
+	if (r == 0 && dump_setting_answer(query->batch, &query->settings, arena, extra) < 0)
+		r = error_set_errno(error, -ENOMEM, "cannot keep the settings of thread %d", thread->tid);
 	if (r == 0)
 		r = thread_scheduling(ctx->host, thread, arena, core, extra, error);
 	if (r == 0)
@@ -355,7 +359,9 @@ static int process_answer(struct dump_context *ctx, struct dump_process *process
 	message->child_subreaper = *(const int *)tracee_batch_output(batch, query->subreaper) != 0;
 	facts->brk = (uint64_t)tracee_batch_result(batch, query->brk);
 	facts->dumpable = (int)tracee_batch_result(batch, query->dumpable);
-	facts->thp_disabled = tracee_batch_result(batch, query->thp_disabled) > 0;
+	facts->thp_disabled = tracee_batch_result(batch, query->settings.huge_pages) > 0;
+	message->loginuid = (uint32_t)read_number(process, "loginuid", 10);
+	message->has_loginuid = faccessat(process->proc_fd, "loginuid", F_OK, 0) == 0;
 
 	r = dump_signal_answer(batch, &query->signals, arena, message);
 	if (r == 0)
@@ -368,9 +374,11 @@ static int process_answer(struct dump_context *ctx, struct dump_process *process
 }
 
 static int process_extra(struct dump_context *ctx, const struct dump_process *process,
-			 const struct tracee_batch *batch, const struct process_query *query, struct error *error)
+			 const struct tracee_batch *batch, const struct process_query *query,
+			 const struct dump_status *status, struct error *error)
 {
 	ProcessExtra extra = PROCESS_EXTRA__INIT;
+	int r;
 	int64_t registrations = tracee_batch_result(batch, query->membarrier);
 
 	if (tracee_batch_result(batch, query->permissions_call) == 0)
@@ -379,7 +387,9 @@ static int process_extra(struct dump_context *ctx, const struct dump_process *pr
 	extra.stop_signal = process->tracee->threads.items[0]->group_stopped ? SIGSTOP : 0;
 	extra.membarrier = registrations > 0 ? (uint32_t)registrations : 0;
 	extra.has_seccomp = extra.seccomp = process->seccomp;
-	return image_set_add(ctx->images, IMAGE_PROCESS_EXTRA, (uint32_t)process->pid, &extra.base, error);
+	dump_setting_process_answer(batch, &query->settings, &extra);
+	r = dump_setting_locks(ctx, process, status, &extra, error);
+	return r < 0 ? r : image_set_add(ctx->images, IMAGE_PROCESS_EXTRA, (uint32_t)process->pid, &extra.base, error);
 }
 
 /* A message with all that a thread's record needs, empty. */
@@ -520,14 +530,15 @@ int dump_threads_answer(struct dump_context *ctx, const struct dump_asked *asked
 	_cleanup_(dump_arena_deinit) struct dump_arena arena = { 0 };
 	struct dump_process *process = asked->process;
 	struct dump_process_facts facts = { 0 };
-	int r;
+	int r = 0;
 
 	process->seccomp = false;
 	for (size_t i = 0; i < asked->count; i++)
 		process->seccomp |= tracee_batch_result(asked->queries[i].batch, asked->queries[i].seccomp) > 0;
-	r = process_extra(ctx, process, asked->queries[0].batch, &asked->whole, error);
 	for (size_t i = 0; r == 0 && i < asked->count; i++, dump_arena_reset(&arena))
 		r = thread_record(ctx, process, i, &asked->queries[i], &asked->whole, &arena, &facts, error);
+	if (r == 0)
+		r = process_extra(ctx, process, asked->queries[0].batch, &asked->whole, &asked->leader.status, error);
 	if (r == 0)
 		*ret_facts = facts;
 	return r;

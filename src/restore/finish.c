@@ -32,7 +32,8 @@ static int finish_process(struct restore_tree *tree, struct restore_process *pro
 
 int restore_finish(struct restore_tree *tree, struct error *error)
 {
-	static const process_part before_files[] = { restore_mm_numbers, restore_aio, restore_mm_attributes };
+	static const process_part before_files[] = { restore_mm_numbers, restore_aio, restore_mm_attributes,
+						     restore_mm_locks };
 	static const process_part after_files[] = { restore_shell_flush_signals, restore_process_apply, restore_threads_apply,
 						    restore_process_last, finish_process };
 	int r = 0;

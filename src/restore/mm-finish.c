@@ -82,8 +82,9 @@ static void add_locks(struct tracee_batch *batch, const struct restore_mm *mm, c
 			if (extra->lock_on_fault[i]->start <= segment->start &&
 			    extra->lock_on_fault[i]->start + extra->lock_on_fault[i]->size >= segment->end)
 				on_fault = true;
-		tracee_batch_call(batch, SYS_mlock2, segment->start, segment->end - segment->start,
-				  on_fault ? MM_ONFAULT : 0);
+		/* Where nothing may be accessed (a guard of a stack), it is locked too, but answers that it got no pages. */
+		tracee_batch_call6(batch, segment->prot == PROT_NONE ? TRACEE_MAY_FAIL : 0, SYS_mlock2, segment->start,
+				   segment->end - segment->start, on_fault ? MM_ONFAULT : 0, 0, 0, 0);
 	}
 }
 
@@ -105,6 +106,8 @@ int restore_mm_attributes(struct restore_tree *tree, struct restore_process *pro
 	struct tracee_batch *batch;
 	int r;
 
+	if (process->has_attributes) /* guards cannot be installed in memory that has been locked since */
+		return 0;
 	r = restore_get(tree->images, IMAGE_MM_EXTRA, (uint32_t)process->pid, mm_extra, &extra, error);
 	if (r < 0)
 		return r;
@@ -122,10 +125,31 @@ int restore_mm_attributes(struct restore_tree *tree, struct restore_process *pro
 				  MM_GUARD_INSTALL);
 		r = flush(tree, process, batch, MM_BATCH_CALLS, error);
 	}
-	if (r == 0) {
-		add_locks(batch, process->mm, extra);
-		r = flush(tree, process, batch, 1, error);
-	}
+	r = r < 0 ? r : flush(tree, process, batch, 1, error);
+	tracee_batch_free(batch);
+	process->has_attributes = r == 0;
+	return r;
+}
+
+int restore_mm_locks(struct restore_tree *tree, struct restore_process *process, struct error *error)
+{
+	_cleanup_message_ MmExtra *extra = NULL;
+	struct tracee_batch *batch;
+	bool any = false;
+	int r;
+
+	array_for_each(segment, &process->mm->now)
+		any = any || segment->flags & MAP_LOCKED;
+	if (!any)
+		return 0;
+	r = restore_get(tree->images, IMAGE_MM_EXTRA, (uint32_t)process->pid, mm_extra, &extra, error);
+	if (r < 0)
+		return r;
+	batch = tracee_batch_new();
+	if (!batch)
+		return error_set_errno(error, -ENOMEM, "cannot lock the memory of PID %d", process->pid);
+	add_locks(batch, process->mm, extra);
+	r = flush(tree, process, batch, 1, error);
 	tracee_batch_free(batch);
 	return r;
 }

@@ -105,7 +105,9 @@ void restore_mm_free(struct restore_mm *mm);
 int restore_mm_apply(struct restore_tree *tree, struct restore_process *process, struct error *error);
 /* Numbers of the address space, break and exe link: PR_SET_MM_MAP. */
 int restore_mm_numbers(struct restore_tree *tree, struct restore_process *process, struct error *error);
-/* Locks, names and guards: after all content. Seals: at the very end, in a batch of the caller's. */
+/* Locks: takes all pages that are not there. */
+int restore_mm_locks(struct restore_tree *tree, struct restore_process *process, struct error *error);
+/* Names and guards: after all content. Seals: at the very end, in a batch of the caller's. */
 int restore_mm_attributes(struct restore_tree *tree, struct restore_process *process, struct error *error);
 int restore_mm_seals(struct restore_tree *tree, const struct restore_process *process, struct tracee_batch *batch,
 		     struct error *error);
@@ -168,6 +170,15 @@ struct restore_seccomp_thread {
 };
 int restore_seccomp_apply(struct restore_tree *tree, const struct restore_seccomp_thread *threads, size_t count,
 			  struct error *error);
+
+/*
+ * settings.c: calls for the batch of a thread; of the leader while it is root; for the last batch. The login uid, by the leader
+ * while it sees /proc.
+ */
+void restore_setting_thread(struct tracee_batch *batch, const ThreadExtra *extra);
+void restore_setting_process(struct tracee_batch *batch, const ProcessExtra *extra);
+void restore_setting_last(struct tracee_batch *batch, const ProcessExtra *extra);
+void restore_setting_login(struct tracee_batch *batch, uint32_t uid);
 
 /* thread.c: all threads of a process: everything but what the process's last batch does. */
 int restore_threads_apply(struct restore_tree *tree, struct restore_process *process, struct error *error);

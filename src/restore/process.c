@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -17,6 +18,7 @@
 #include "fs.pb-c.h"
 #include "parts.h"
 #include "restore/files.h"
+#include "util/buffer.h"
 #include "util/cleanup.h"
 #include "util/fdio.h"
 
@@ -122,6 +124,16 @@ static int apply_from_outside(struct restore_tree *tree, const struct restore_pr
 	return 0;
 }
 
+/* What a shell has is what this program has. */
+static uint32_t read_login(const struct restore_process *process)
+{
+	_cleanup_buffer_ struct buffer text = BUFFER_INIT;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/loginuid", process->pid);
+	return fdio_read_file(-1, path, 64, &text) < 0 ? UINT32_MAX : (uint32_t)strtoul((const char *)text.data, NULL, 10);
+}
+
 static int run_first(struct restore_tree *tree, struct restore_process *process, const CoreProcess *core,
 		     const ProcessExtra *extra, const struct fs_fds *fds, struct error *error)
 {
@@ -130,11 +142,14 @@ static int run_first(struct restore_tree *tree, struct restore_process *process,
 
 	if (!batch)
 		return error_set_errno(error, -ENOMEM, "cannot set up PID %d", process->pid);
+	if (core->has_loginuid && core->loginuid != read_login(process))
+		restore_setting_login(batch, core->loginuid);
 	add_fs(batch, fds);
 	tracee_batch_call(batch, SYS_personality, core->personality);
 	if (core->child_subreaper)
 		tracee_batch_call(batch, SYS_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	add_extra(batch, extra);
+	restore_setting_process(batch, extra);
 	restore_signal_actions(batch, core);
 	add_limits(batch, core->rlimits);
 	r = tracee_batch_run(process->tracee->threads.items[0], batch, tree->deadline, error);
@@ -211,9 +226,10 @@ int restore_process_last(struct restore_tree *tree, struct restore_process *proc
 	if (!batch)
 		return error_set_errno(error, -ENOMEM, "cannot finish PID %d", process->pid);
 	if (messages.mm->thp_disabled)
-		tracee_batch_call(batch, SYS_prctl, PR_SET_THP_DISABLE, 1, 0, 0, 0);
+		tracee_batch_call(batch, SYS_prctl, PR_SET_THP_DISABLE, 1, messages.extra->huge_pages & ~1u, 0, 0);
 	/* 2 (readable by root only) cannot be asked for; 0 is the nearest. */
 	tracee_batch_call(batch, SYS_prctl, PR_SET_DUMPABLE, messages.mm->dumpable == 1, 0, 0, 0);
+	restore_setting_last(batch, messages.extra);
 	r = restore_mm_seals(tree, process, batch, error);
 	if (r == 0) {
 		r = restore_signal_pending(process, batch, 0, messages.core->tc->signals_s, messages.core->tc->timers);

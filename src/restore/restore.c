@@ -131,6 +131,18 @@ int restore_tree_layout(struct restore_tree *tree, const struct image_set *image
 	return r;
 }
 
+int restore_tree_lock(struct restore_tree *tree, const struct image_set *images, struct error *error)
+{
+	int r = 0;
+
+	tree->images = images;
+	array_for_each(process, &tree->processes)
+		if (r == 0 && (r = restore_mm_attributes(tree, *process, error)) == 0)
+			r = restore_mm_locks(tree, *process, error);
+	tree->images = NULL;
+	return r;
+}
+
 int restore_tree_finish(struct restore_tree *tree, const struct image_set *images, struct error *error)
 {
 	int r;

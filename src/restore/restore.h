@@ -89,6 +89,7 @@ struct restore_process {
 	bool created;                   /* by the last restore_tree_layout(): memory is the parent's copy */
 	bool fresh;                     /* or, with this, nothing */
 	bool kept;                      /* outlives its tracer */
+	bool has_attributes;            /* names and guards of its memory are there */
 	ARRAY(uint32_t) timers_due;     /* numbers of POSIX timers whose signal is pending; owned */
 	bool stopped;                   /* was stopped by a signal on the source, and shall be again */
 };
@@ -134,6 +135,11 @@ void restore_tree_free(struct restore_tree *tree);
 int restore_check(const struct image_set *images, struct image_blockers *blockers, struct error *error);
 
 int restore_tree_layout(struct restore_tree *tree, const struct image_set *images, struct error *error);
+/*
+ * Locks memory ahead of the finish, which does it otherwise: to be called before missing pages are left to a userfaultfd that
+ * nobody serves yet, since to lock memory takes all of its pages. After the last layout.
+ */
+int restore_tree_lock(struct restore_tree *tree, const struct image_set *images, struct error *error);
 int restore_tree_finish(struct restore_tree *tree, const struct image_set *images, struct error *error);
 /* Names on file systems come to their places, and the shells stop being killed with their tracer. Nothing runs. */
 int restore_tree_keep(struct restore_tree *tree, struct error *error);

@@ -88,6 +88,7 @@ static int thread_batch(struct restore_process *process, const struct thread_wor
 		tracee_batch_call(batch, SYS_prctl, PR_SET_NAME, tracee_batch_string(batch, core->comm));
 	if (work->extra->timer_slack != TIMER_SLACK_USUAL)
 		tracee_batch_call(batch, SYS_prctl, PR_SET_TIMERSLACK, work->extra->timer_slack);
+	restore_setting_thread(batch, work->extra);
 	restore_creds(batch, own, core->creds, work->extra);
 	if (core->pdeath_sig)
 		tracee_batch_call(batch, SYS_prctl, PR_SET_PDEATHSIG, core->pdeath_sig);

@@ -24,6 +24,15 @@
 #define ERESTARTNOHAND	      514
 #define ERESTART_RESTARTBLOCK 516
 
+/* What PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG fills in (6.4). */
+#define PTRACE_GET_DISPATCH 0x4211
+struct dispatch_configuration {
+	uint64_t mode; /* 0: off */
+	uint64_t selector;
+	uint64_t offset;
+	uint64_t length;
+};
+
 /* What PTRACE_GET_RSEQ_CONFIGURATION fills in. */
 struct rseq_configuration {
 	uint64_t address;
@@ -201,6 +210,17 @@ static void resume_call(struct tracee_thread *thread)
 	thread_set_kernel_regs(thread, &thread->regs, NULL);
 }
 
+/* It would be asked to handle our calls, too. */
+static int refuse_dispatch(const struct tracee_thread *thread, struct error *error)
+{
+	struct dispatch_configuration dispatch = { 0 };
+
+	if (ptrace_do(PTRACE_GET_DISPATCH, thread->tid, sizeof(dispatch), (uintptr_t)&dispatch) < 0 || !dispatch.mode)
+		return 0;
+	return error_set(error, -EOPNOTSUPP,
+			 "PID %d handles system calls itself (PR_SET_SYSCALL_USER_DISPATCH), and cannot be moved", thread->tid);
+}
+
 int thread_read(struct tracee_thread *thread, struct error *error)
 {
 	struct rseq_configuration rseq = { 0 };
@@ -212,6 +232,9 @@ int thread_read(struct tracee_thread *thread, struct error *error)
 	if (thread->regs.cs != USER_CS)
 		return error_set(error, -EOPNOTSUPP,
 				 "PID %d runs 32-bit code, which cannot be moved", thread->tid);
+	r = refuse_dispatch(thread, error);
+	if (r < 0)
+		return r;
 	r = ptrace_do(PTRACE_GETSIGMASK, thread->tid, sizeof(thread->sigmask),
 		      (uintptr_t)&thread->sigmask);
 	if (r < 0)

@@ -150,3 +150,19 @@ def test_time_of_a_part(two_hosts, keys, page_server, tmp_path):
         watch.refused(send(a, page_server, pid, state_dir=watch.state), "namespace time", "only a whole tree")
     for one in a.tree(pid):
         a.kill(one)
+
+
+def test_syscall_dispatch(two_hosts, page_server):
+    """A program that handles its own system calls would be asked to handle ours."""
+    a, b, _ = two_hosts
+    code = ("import ctypes, time\n"
+            "selector = ctypes.create_string_buffer(8)\n"
+            "assert ctypes.CDLL(None).prctl(59, 1, ctypes.c_ulong(0), ctypes.c_ulong(0), selector) == 0\n"
+            "print('ready', flush=True)\n"
+            "while True: time.sleep(0.01)\n")
+    pid = a.spawn_daemon(["/usr/bin/python3", "-c", code], stdout=page_server.state_dir / "dispatch")
+    wait_until(lambda: (page_server.state_dir / "dispatch").read_text() == "ready\n", 10, "a program that handles calls")
+    with Unharmed(a, b, None, page_server) as watch:
+        watch.refused(send(a, page_server, pid, state_dir=watch.state), f"PID {pid} handles system calls itself")
+    assert a.alive(pid)
+    a.kill(pid)

@@ -8,7 +8,7 @@ VICTIMS = [
     "mem-anon", "mem-file", "mem-stack", "mem-heap", "mem-guard", "mem-shared", "mem-cow:8",
     "mem-churn:5", "vdso",
     "threads:4", "threads:64", "amx", "syscalls", "signals", "robust",
-    "timers", "clocks", "creds", "procattr", "seccomp", "seccomp:sync",
+    "timers", "clocks", "creds", "procattr", "settings", "seccomp", "seccomp:sync",
     "files", "deleted", "deleted:map", "pipes", "fifo", "eventfd", "epoll", "timerfd", "signalfd", "inotify", "unixpair",
     "sysv-shm", "sysv-sem", "sysv-msg", "posix-shm", "mqueue",
     "listen-tcp", "listen-unix", "udp", "tree", "pty", "pty-session",

@@ -228,7 +228,8 @@ static bool verify(struct victim *v, void *context)
 	victim_note(v, "jump_ms=%ld monotonic=%lld", atomic_exchange(&s->jump_ns, 0) / 1000000,
 		    (long long)victim_now_ns(CLOCK_MONOTONIC) / 1000000000);
 	return sleeper_check(v, &s->nanosleep, "clock_nanosleep") &&
-	       sleeper_check(v, &s->condition, "pthread_cond_timedwait") && timers_check(v, s) && waiting_check(v, s) && timers_set(v, s) && waiting_set(v, s);
+	       sleeper_check(v, &s->condition, "pthread_cond_timedwait") && timers_check(v, s) && waiting_check(v, s) &&
+	       timers_set(v, s) && waiting_set(v, s);
 }
 
 int main(int argc, char **argv)
