@@ -70,6 +70,7 @@ struct tracee_private_process {
 	bool slots_open;                 /* the slots are writable for the process itself */
 	bool finished;                   /* registers are final, no area any more */
 	bool kept;                       /* outlives its tracer */
+	bool is_guest;                   /* its memory is that of its maker, which goes on: its area must not stay there */
 	uint32_t xstate_ends[XSTATE_COMPONENTS]; /* of each in the xsave area; 0: not asked yet */
 };
 

@@ -188,6 +188,8 @@ void tracee_process_release(struct tracee_process *process)
 		return;
 	if (process->exit_kill && !process->own->kept) {
 		run_undos(process, true);
+		if (process->own->is_guest)
+			area_unmap(process, clock_deadline(RELEASE_NS), NULL);
 		kill_shell(process);
 	} else {
 		process_restore(process);

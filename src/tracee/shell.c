@@ -206,6 +206,7 @@ int tracee_process_clone(struct tracee_thread *by, pid_t pid, uint64_t flags, in
 	process->exit_kill = process->whole = true;
 	process->parent = maker;
 	if (flags & CLONE_VM) { /* what is mapped there is the maker's to move and unmap */
+		process->own->is_guest = true;
 		*ret = process;
 		return 0;
 	}
@@ -270,8 +271,11 @@ int tracee_process_die(struct tracee_process *process, int status, int64_t deadl
 
 	if (!process->exit_kill || process->threads.count != 1)
 		return error_set(error, -EINVAL, "PID %d is no shell of one thread", process->pid);
-	/* Or it would write a core. */
 	tracee_process_code_moved(process);
+	r = process->own->is_guest ? area_unmap(process, deadline, error) : 0;
+	if (r < 0)
+		return r;
+	/* Or it would write a core. */
 	r = inject_call(thread, deadline, &result, error, SYS_prctl, never);
 	if (r < 0)
 		return r;
