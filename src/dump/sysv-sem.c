@@ -165,10 +165,10 @@ static int probe_process(struct dump_context *ctx, struct dump_process *process,
 	struct probe probe = { .ctx = ctx, .process = process, .set = (int)message->desc->id, .values = values };
 	int r = 0;
 
-	if (!threads_share(process)) {
+	if (!threads_share(process))
 		dump_refuse(ctx, process->pid, "thread", IMAGE_KIND_SYSV_THREAD_UNDO, "semaphore set %u", message->desc->id);
+	if (!process->tracee)
 		return 0;
-	}
 	probe.batch = tracee_batch_new();
 	if (!probe.batch)
 		return error_set(error, -ENOMEM, "out of memory");
@@ -220,7 +220,7 @@ static int add_record(struct dump_context *ctx, IpcSemaphores *message, const un
 	undo_list undos = { 0 };
 	int r = wide ? 0 : error_set(error, -ENOMEM, "out of memory");
 
-	for (size_t i = 0; r == 0 && is_frozen(ctx) && i < ctx->processes.count; i++)
+	for (size_t i = 0; r == 0 && i < ctx->processes.count; i++)
 		r = probe_process(ctx, ctx->processes.items[i], message, values, &undos, error);
 	pointers = r == 0 ? calloc(undos.count + 1, sizeof(*pointers)) : NULL;
 	if (r == 0 && !pointers)

@@ -75,3 +75,24 @@ int dump_sysv_attachments(struct dump_context *ctx, struct error *error)
 	}
 	return 0;
 }
+
+/*
+ * A segment that a process of the tree has made, or was the last to use, and that nobody has attached. To read it is to attach
+ * it, which changes what the kernel knows of its users.
+ */
+int dump_sysv_segments(struct dump_context *ctx, struct error *error)
+{
+	struct shm_info usage;
+	int last = shmctl(0, SHM_INFO, (struct shmid_ds *)(void *)&usage);
+
+	for (int index = 0; index <= last; index++) {
+		struct shmid_ds info;
+		int id = shmctl(index, SHM_STAT_ANY, &info);
+
+		if (id >= 0 && info.shm_nattch == 0 &&
+		    (dump_sysv_user(ctx, info.shm_lpid) == DUMP_SYSV_OURS || dump_sysv_user(ctx, info.shm_cpid) == DUMP_SYSV_OURS))
+			dump_refuse(ctx, info.shm_cpid, "System V", IMAGE_KIND_SYSV_UNATTACHED, "segment %d (key 0x%08x)", id,
+				    (unsigned)info.shm_perm.__key);
+	}
+	return 0;
+}

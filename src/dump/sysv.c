@@ -83,7 +83,9 @@ void dump_sysv_refuse(struct dump_context *ctx, const char *what, uint32_t id, u
 
 int dump_sysv(struct dump_context *ctx, struct error *error)
 {
-	int r = dump_sysv_sets(ctx, error);
+	int r = dump_sysv_segments(ctx, error);
 
+	if (r == 0)
+		r = dump_sysv_sets(ctx, error);
 	return r < 0 ? r : dump_sysv_queues(ctx, error);
 }

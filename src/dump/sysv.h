@@ -31,7 +31,8 @@ int dump_sysv_attachments(struct dump_context *ctx, struct error *error);
 
 /* Records of sets and queues; on the running tree without messages and adjustments. */
 int dump_sysv(struct dump_context *ctx, struct error *error);
-/* Its parts: sysv-sem.c, sysv-msg.c. */
+/* Its parts: sysv-shm.c (blockers only), sysv-sem.c, sysv-msg.c. */
+int dump_sysv_segments(struct dump_context *ctx, struct error *error);
 int dump_sysv_sets(struct dump_context *ctx, struct error *error);
 int dump_sysv_queues(struct dump_context *ctx, struct error *error);
 

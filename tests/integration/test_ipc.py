@@ -145,6 +145,23 @@ def test_mq_notify(two_hosts, page_server, start_victim):
     assert not objects(b)
 
 
+def test_segment_that_nobody_has_attached(two_hosts, page_server, start_victim):
+    a, b, _ = two_hosts
+    victim = start_victim(a, "sysv-shm", "unattached")
+    result = send(a, page_server, victim.pid)
+    assert result.status == 1 and re.search("System V segment .* nobody has it attached", result.text()), result.text()
+    assert not objects(b)
+
+
+def test_adjustments_of_a_thread(two_hosts, page_server, start_victim):
+    a, b, _ = two_hosts
+    victim = start_victim(a, "sysv-sem", "thread")
+    result = send(a, page_server, victim.pid)
+    assert result.status == 1 and "clone without CLONE_SYSVSEM" in result.text(), result.text()
+    assert not objects(b)
+    victim.check(a)
+
+
 STRANGER = {
     "mqueue": "f = open('{id}')",
     "posix-shm": "import mmap; f = open('{id}', 'r+b'); m = mmap.mmap(f.fileno(), 4096)",

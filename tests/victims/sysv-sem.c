@@ -2,10 +2,11 @@
 /*
  * System V semaphores of a process and two children: a set with a key and many values; adjustments (SEM_UNDO) of both signs
  * and of every size, which show when the child that has them ends; and a set that was never used but is waited for by a
- * child, which the parent wakes.
+ * child, which the parent wakes. With "thread": a thread has adjustments apart from its process, which cannot be moved.
  */
 #include "victim.h"
 
+#include <sched.h>
 #include <signal.h>
 #include <sys/sem.h>
 #include <sys/wait.h>
@@ -169,6 +170,23 @@ static bool verify(struct victim *v, void *context)
 	return true;
 }
 
+static int wait_for_ever(void *context)
+{
+	(void)context;
+	for (;;)
+		pause();
+	return 0;
+}
+
+static void start_thread(const struct state *s)
+{
+	static char stack[65536] __attribute__((aligned(16)));
+
+	operate(s->result, 0, 1, SEM_UNDO);
+	operate(s->result, 0, -1, SEM_UNDO);
+	MUST(clone(wait_for_ever, stack + sizeof(stack), CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD, NULL) > 0);
+}
+
 int main(int argc, char **argv)
 {
 	struct state s = { 0 };
@@ -176,5 +194,7 @@ int main(int argc, char **argv)
 
 	victim_start(&v, argc, argv);
 	setup(&s);
+	if (victim_arg_is(&v, "thread"))
+		start_thread(&s);
 	victim_run(&v, verify, &s);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * System V shared memory of a process and its child: a segment with a key and an odd size, which the child has attached at
- * another address and for reading only; one that is removed but attached, with a part of it unmapped and a part protected;
+ * another address and for reading only (with "unattached": one more, that nobody has attached); one that is removed but attached, with a part of it unmapped and a part protected;
  * and a small one attached twice, that another user owns.
  */
 #include "victim.h"
@@ -148,5 +148,7 @@ int main(int argc, char **argv)
 	victim_start(&v, argc, argv);
 	setup(&s);
 	MUST(victim_peer_ask(&v, &s.child, ASK_BEGIN));
+	if (victim_arg_is(&v, "unattached"))
+		MUST(shmget(IPC_PRIVATE, 1, 0600) >= 0);
 	victim_run(&v, verify, &s);
 }
