@@ -10,7 +10,7 @@ VICTIMS = [
     "threads:4", "threads:64", "amx", "syscalls", "signals", "robust",
     "timers", "clocks", "creds", "procattr", "settings", "seccomp", "seccomp:sync",
     "files", "deleted", "deleted:map", "pipes", "fifo", "eventfd", "epoll", "timerfd", "signalfd", "inotify", "unixpair",
-    "sysv-shm", "sysv-sem", "sysv-msg", "posix-shm", "mqueue",
+    "sysv-shm", "sysv-sem", "sysv-msg", "posix-shm", "mqueue", "shared-open",
     "listen-tcp", "listen-unix", "udp", "tree", "pty", "pty-session",
     "locks", "leases", "procfiles", "epoll-far", "aio", "fanotify", "uring",
     "tree:zombie", "sessions", "zombies", "tables",
