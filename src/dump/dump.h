@@ -167,6 +167,12 @@ int dump_layout(struct dump_context *ctx, struct image_set *images, struct error
 /* Everything, from the tree as tracee_tree_stop() left it. The tree stays stopped and as it was. */
 int dump_frozen(struct dump_context *ctx, struct tracee_tree *tree, struct image_set *images, struct error *error);
 
+/*
+ * Shortly before the freeze, while the tree runs: new connections are kept out by ctx->lock, and those that have begun are
+ * waited for until its listening sockets have none that the program could not have accepted. Returns 0 at the deadline, too.
+ */
+int dump_listeners_settle(struct dump_context *ctx, int64_t deadline, struct error *error);
+
 /* Gives the socket that a mark names back what it had, after the end of who has set it. 0 also when there is none. */
 int dump_tcp_mend(const struct dump_tcp_mark *mark);
 

@@ -165,6 +165,13 @@ struct dump_terminal {
 	char link[64];
 };
 
+/* A listening TCP socket, as the preflight has met it. */
+struct dump_listener {
+	pid_t pid;
+	int number;
+	bool holds_back; /* it accepts no connection before there is data (TCP_DEFER_ACCEPT), and has such ones */
+};
+
 /* What files.c knows. */
 struct dump_files {
 	uint32_t next_id;	      /* ids of open and mapped files, from 1 */
@@ -183,6 +190,7 @@ struct dump_files {
 	struct dump_epolls *epolls; /* epoll.c, of this collection */
 	struct dump_mounts *mounts; /* watched.c, of this collection */
 	struct dump_inet *inet;     /* inet-socket.c, of this collection */
+	ARRAY(struct dump_listener) listeners; /* listeners.c */
 	struct dump_ptys *ptys;	    /* pty.c, of this collection */
 	ARRAY(uint32_t) masters;    /* pty.c: numbers of pseudo-terminals whose masters dump_ptys_find() has found */
 	ARRAY(struct dump_terminal) slaves; /* tty.c, of this collection */
@@ -326,4 +334,8 @@ void dump_unix_free(struct dump_unix *sockets);
 void dump_epolls_free(struct dump_epolls *epolls);
 void dump_mounts_free(struct dump_mounts *mounts);
 void dump_inet_free(struct dump_inet *inet);
+
+/* listeners.c: for dump_listeners_settle(). -ENOMEM. */
+int dump_listener_note(struct dump_files *files, pid_t pid, int number);
+bool dump_listener_holds_back(const struct dump_files *files, pid_t pid, int number);
 void dump_ptys_free(struct dump_ptys *ptys);

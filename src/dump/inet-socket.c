@@ -188,7 +188,8 @@ static bool blocked(struct dump_context *ctx, const struct inet_socket *file,
 	if (facts->state == TCP_CLOSE || ctx->options->tcp_close)
 		return false;
 	if (facts->state == TCP_LISTEN) {
-		if (facts->waiting == 0 || !file->frozen)
+		if (!file->frozen || (facts->waiting == 0 &&
+				      !dump_listener_holds_back(ctx->files, file->process->pid, file->number)))
 			return false;
 		refuse(ctx, file, facts, IMAGE_KIND_TCP_WAITING);
 		return true;
@@ -345,6 +346,8 @@ static int describe(struct dump_context *ctx, const struct inet_socket *file, st
 	if (r < 0)
 		return error_set_errno(error, r, "looking at a socket");
 	ctx->has_connections |= is_connection(&facts);
+	if (!file->frozen && facts.state == TCP_LISTEN && dump_listener_note(ctx->files, file->process->pid, file->number) < 0)
+		return error_set(error, -ENOMEM, "no memory for sockets");
 	r = is_connection(&facts) ? note_loopback(ctx, file, &facts, error) : 0;
 	if (r < 0 || blocked(ctx, file, &facts))
 		return r;
@@ -470,8 +473,11 @@ static int finish(struct dump_context *ctx, struct error *error)
 		r = freezer_freeze(ctx->freezer, true, ctx->deadline, error);
 	for (size_t i = 0; inet && r == 0 && i < inet->tcp.count; i++)
 		r = describe(ctx, &inet->tcp.items[i], error);
-	if (held && r == 0)
-		r = freezer_thaw_nowait(ctx->freezer, error);
+	if (held) {
+		int thawed = freezer_thaw_nowait(ctx->freezer, r < 0 ? NULL : error);
+
+		r = r < 0 ? r : thawed;
+	}
 	if (inet && r == 0)
 		check_loopback(ctx, inet);
 	return r;

@@ -21,6 +21,7 @@
 #include "util/stop-point.h"
 
 #define PAGE UINT64_C(4096)
+#define SETTLE_NS (100 * CLOCK_MS) /* for handshakes that are under way, and the program to accept */
 #define LOOK_NS (20 * CLOCK_MS)
 #define TRIES_MAX 20u
 #define RETRY_NS 1000000 /* times 1 to 20: not in step with what the tree does */
@@ -196,13 +197,16 @@ static int collect(struct source *source, int64_t deadline, struct error *error)
 static int let_go_again(struct source *source, unsigned tries, const struct error *why, struct error *error)
 {
 	const struct timespec pause = { .tv_nsec = RETRY_NS * (1 + tries * 7 % 20) };
+	int r;
 
 	log_debug(source->log, "stopped at a bad moment (%s): another try", why->message);
 	tracee_tree_release(source->stopped);
 	source->stopped = NULL;
 	source_enter(source, PHASE_PRECOPY);
+	lock_release(source);
 	nanosleep(&pause, NULL);
-	return round_once(source, error);
+	r = lock_prepare(source, error);
+	return r < 0 ? r : round_once(source, error);
 }
 
 static bool is_passing(const struct source *source, int r)
@@ -219,6 +223,9 @@ static int collect_patiently(struct source *source, int64_t *ret_deadline, struc
 		r = source_fill_freezer(source, &why);
 		if (r == 0)
 			r = source_check_cancel(source, &why);
+		if (r < 0)
+			break;
+		r = dump_listeners_settle(source->dump, clock_deadline(SETTLE_NS), &why);
 		if (r < 0)
 			break;
 		*ret_deadline = clock_deadline(SOURCE_HANDOVER_NS);

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from checkpoint import Place, dump, restore, run, text, wait_gone
-from hosts import wait_until
+from hosts import addresses_in_use, wait_until
 from pagestream import PageServer, migrate, send, send_start, stop_at
 
 PORT = 7070
@@ -283,4 +283,77 @@ def test_resolved(two_hosts, lan, address, page_server, start_victim, tmp_path):
         talk.moves()
         talk.finish()
     victim.check(b)
+    assert not locks(a) and not locks(b)
+
+
+class Storm:
+    """Short connections, one after the other, each with a request and its answer."""
+
+    def __init__(self, client, addresses):
+        self.client = client
+        self.stop = threading.Event()
+        self.done, self.failures = 0, []
+        self.threads = [threading.Thread(target=self._run, args=(address,), daemon=True) for address in addresses]
+        for thread in self.threads:
+            thread.start()
+
+    def _run(self, address):
+        while not self.stop.is_set() and not self.failures:
+            try:
+                with self.client.connect(address, PORT, timeout=30) as connection:
+                    connection.sendall(PATTERN[:3000])
+                    connection.shutdown(1)
+                    answer = b""
+                    while data := connection.recv(65536):
+                        answer += data
+                    assert answer == PATTERN[:3000], f"{len(answer)} bytes"
+                self.done += 1
+            except (OSError, AssertionError) as e:
+                self.failures.append(f"{type(e).__name__}: {e}")
+
+    def goes_on(self):
+        before = self.done
+        wait_until(lambda: self.failures or self.done > before + 20, 30, "connections are served")
+        assert not self.failures
+
+    def finish(self):
+        self.stop.set()
+        for thread in self.threads:
+            thread.join(60)
+        assert not self.failures
+
+
+def test_connections_that_begin(two_hosts, lan, address, keys, start_victim):
+    """Whatever moment of its short life a connection is in: it is served."""
+    a, b, _ = two_hosts
+    victim = start_victim(a, "tcp-echo", PORT)
+    storm = Storm(lan.hosts[0], [lan.service, lan.service6, lan.service])
+    with PageServer(a, keys) as on_a, PageServer(b, keys) as on_b:
+        for source, target, server in ((a, b, on_b), (b, a, on_a)) * 2:
+            storm.goes_on()
+            with address.goes_to(target) as hook:
+                done = send(source, server, victim.pid, hook=hook)
+            assert done.status == 0, done.text()
+            victim.host = target
+    storm.goes_on()
+    storm.finish()
+    victim.check(a)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_connection_that_nobody_accepts(two_hosts, page_server, start_victim, which):
+    """The program has better to do, or wants no connection before there is data: it is named, neither moved nor reset."""
+    a, b, _ = two_hosts
+    victim = start_victim(a, "listen-tcp")
+    ports = [int(name.rsplit(":", 1)[1]) for name in addresses_in_use(a) if name.startswith("127.0.0.1:")]
+    assert len(ports) == 2
+    connection = a.connect("127.0.0.1", ports[which])
+    try:
+        refused = send(a, page_server, victim.pid)
+        assert refused.status == 1 and "connections wait to be accepted" in refused.stderr, refused.text()
+        connection.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            connection.recv(1)
+    finally:
+        connection.close()
     assert not locks(a) and not locks(b)

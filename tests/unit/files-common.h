@@ -88,7 +88,7 @@ static inline void move_begin(struct move *move, void (*setup)(const char *direc
 	assert_non_null(mkdtemp(move->directory));
 	pid = move_spawn(setup, move->directory);
 	move->source_process.pid = pid;
-	move->source_process.files_id = 1;
+	move->source_process.files_id = (uint32_t)pid;
 	move->source_process.pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	snprintf(path, sizeof(path), "/proc/%d", pid);
 	move->source_process.proc_fd = open(path, O_PATH | O_CLOEXEC);
@@ -159,7 +159,7 @@ static inline void move_shell(struct move *move)
 	assert_int_equal(ptrace(PTRACE_INTERRUPT, pid, 0, 0), 0);
 	assert_int_equal(waitpid(pid, &status, __WALL), pid);
 	move->target_process.pid = pid;
-	move->target_process.files_id = 1;
+	move->target_process.files_id = move->source_process.files_id;
 	if (tracee_process_adopt(pid, 0, NULL, CLOCK_FOREVER, &move->target_process.tracee,
 				 &error) < 0)
 		fail_msg("adopt: %s", error.message);
