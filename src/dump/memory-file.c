@@ -4,9 +4,11 @@
  * and ramfs. Another host cannot have them, so the content travels, as that of a deleted file does (ghost.c), and the name
  * with it: the target makes the file, unless what it finds there is the very same file.
  *
- * What is only mapped private or run as a program is looked for on the target as any file is; so is a file with several names.
+ * What is only mapped private or run as a program is looked for on the target as any file is; so is a file with several names,
+ * and one that the program has a lease on.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,11 +18,19 @@
 #include "dump/file-kind.h"
 #include "util/cleanup.h"
 
+/* To read its content it is opened, which would break a lease that the program has. */
+static bool is_leased(int fd)
+{
+	int lease = fcntl(fd, F_GETLEASE);
+
+	return lease == F_RDLCK || lease == F_WRLCK;
+}
+
 bool dump_memory_file_is(const struct dump_regular *file)
 {
 	struct statfs info;
 
-	return S_ISREG(file->st->st_mode) && file->st->st_nlink == 1 && !file->path_only && !file->private_map &&
+	return !is_leased(file->fd) && S_ISREG(file->st->st_mode) && file->st->st_nlink == 1 && !file->path_only && !file->private_map &&
 	       fstatfs(file->fd, &info) == 0 && (info.f_type == TMPFS_MAGIC || info.f_type == RAMFS_MAGIC);
 }
 

@@ -136,10 +136,14 @@ class Victim:
         source, target = self.host.path(self.private), host.path(self.private)
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(mode=0o777)
+        made = {}  # inode: its first name on the target
         for entry in source.iterdir():
             status = entry.lstat()
             mode = status.st_mode
-            if stat.S_ISFIFO(mode):
+            first = made.setdefault(status.st_ino, target / entry.name)
+            if first.name != entry.name:
+                os.link(first, target / entry.name)
+            elif stat.S_ISFIFO(mode):
                 os.mkfifo(target / entry.name, stat.S_IMODE(mode))
             elif stat.S_ISDIR(mode):
                 (target / entry.name).mkdir(stat.S_IMODE(mode))

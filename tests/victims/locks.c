@@ -81,10 +81,16 @@ static void child_serve(void *context, unsigned char request, char *text, size_t
 
 static int file_open(const struct state *s, const char *name, int flags)
 {
-	char path[VICTIM_PATH_MAX + 16];
+	char path[VICTIM_PATH_MAX + 16], other[VICTIM_PATH_MAX + 16];
+	int fd;
 
 	snprintf(path, sizeof(path), "%s/%s", s->place, name);
-	return open(path, flags | O_CLOEXEC, 0644);
+	fd = open(path, flags | O_CLOEXEC, 0644);
+	/* A second name, as a file in memory that has one name moves along, and the target is to have it before. */
+	snprintf(other, sizeof(other), "%s/%s-2", s->place, name);
+	if (flags & O_CREAT)
+		MUST(fd >= 0 && link(path, other) == 0);
+	return fd;
 }
 
 static bool flock_is_taken(int fd, int operation)

@@ -91,7 +91,6 @@ static void open_sockets(void)
 
 	descriptor("netlink", socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE));
 	descriptor("packet", socket(AF_PACKET, SOCK_RAW, 0));
-	descriptor("raw", socket(AF_INET, SOCK_RAW, IPPROTO_ICMP));
 	descriptor("alg", socket(AF_ALG, SOCK_SEQPACKET, 0));
 	if (bind(listener, (struct sockaddr *)&address, size) == 0 && listen(listener, 1) == 0 &&
 	    getsockname(listener, (struct sockaddr *)&address, &size) == 0 &&
