@@ -9,7 +9,11 @@
  * Processes learn of a controlling terminal by being children of the session's leader, so the target needs to know of it when
  * it makes them, which is before descriptors are looked at: dump_ptys_find() looks for masters only, by their links.
  *
+ * What lies in them is copied at the freeze (pty-copy.c).
+ *
  * Refused: a terminal that is used from outside of the tree, too (found in preflight); a line discipline of its own.
+ *
+ * What is lost by design: what was typed into a terminal that nobody has opened yet.
  *
  * Failure modes: a descriptor that goes meanwhile is skipped; a session that ends meanwhile is none.
  */
@@ -120,9 +124,16 @@ static int read_common(const struct dump_pty *pty, struct pty_messages *messages
 	return 0;
 }
 
-static void read_master(const struct dump_pty *pty, TerminalInfo *info)
+/* Hung up is a master whose slave was closed for the last time, but not one whose slave nobody has opened yet. */
+static bool was_opened(const struct dump_pty *pty)
 {
 	struct pollfd look = { .fd = pty->master };
+
+	return pty->slave >= 0 || (poll(&look, 1, 0) == 1 && look.revents & POLLHUP);
+}
+
+static void read_master(const struct dump_pty *pty, TerminalInfo *info)
+{
 	int number;
 
 	info->id = image_terminal_master_id(pty->index);
@@ -130,9 +141,8 @@ static void read_master(const struct dump_pty *pty, TerminalInfo *info)
 	info->exclusive = ioctl(pty->master, TIOCGEXCL, &number) == 0 && number;
 	info->packet_mode = ioctl(pty->master, TIOCGPKT, &number) == 0 && number;
 	info->path = (char *)pty->path;
-	/* Hung up is a master whose slave was closed for the last time, but not one whose slave nobody has opened yet. */
 	info->has_opened = 1;
-	info->opened = pty->slave >= 0 || (poll(&look, 1, 0) == 1 && look.revents & POLLHUP);
+	info->opened = was_opened(pty);
 }
 
 static void read_slave(const struct dump_pty *pty, TerminalInfo *info)
@@ -322,24 +332,83 @@ static void check(struct dump_context *ctx, const struct dump_pty *pty, const st
 			    messages->settings.message.c_line, pty->index);
 }
 
+/* ---- what lies in them */
+
+static int add_data(struct dump_context *ctx, const struct dump_pty *pty, struct image_pty_queue *queue, struct error *error)
+{
+	TerminalData input = TERMINAL_DATA__INIT, output = TERMINAL_DATA__INIT;
+	int r = 0;
+
+	input.tty_id = image_terminal_slave_id(pty->index);
+	input.data.data = queue->input;
+	input.data.len = queue->input_size;
+	input.has_cooked = 1;
+	input.cooked = queue->cooked;
+	input.ends = queue->ends;
+	input.n_ends = queue->end_count;
+	output.tty_id = image_terminal_master_id(pty->index);
+	output.data.data = queue->output;
+	output.data.len = queue->output_size;
+	if (queue->input_size || queue->end_count)
+		r = image_set_add(ctx->images, IMAGE_TTY_DATA, 0, &input.base, error);
+	if (r == 0 && queue->output_size)
+		r = image_set_add(ctx->images, IMAGE_TTY_DATA, 0, &output.base, error);
+	return r;
+}
+
+static int finish_pair(struct dump_context *ctx, const struct dump_pty *pty, struct dump_pty_copy *copy, struct error *error)
+{
+	struct pty_messages messages;
+	int r;
+
+	if (copy && copy->result < 0)
+		return error_set_errno(error, copy->result, "PID %d, descriptor %d: copying what lies in /dev/pts/%u", pty->pid,
+				       pty->number, pty->index);
+	r = read_pair(pty, &messages, error);
+	if (r < 0)
+		return r;
+	check(ctx, pty, &messages);
+	if (copy) {
+		messages.master.has_packet_status = copy->queue.packet_status != 0;
+		messages.master.packet_status = copy->queue.packet_status;
+		messages.slave.has_flow = copy->queue.flow != IMAGE_PTY_RUNS;
+		messages.slave.flow = copy->queue.flow;
+	}
+	r = image_set_add(ctx->images, IMAGE_TTY_INFO, 0, &messages.master.base, error);
+	if (r == 0)
+		r = image_set_add(ctx->images, IMAGE_TTY_INFO, 0, &messages.slave.base, error);
+	return r < 0 || !copy ? r : add_data(ctx, pty, &copy->queue, error);
+}
+
+/* To open a slave that nobody has opened yet would show: what lies there is not looked at. */
+static bool is_copied(const struct dump_pty *pty)
+{
+	return pty->frozen && pty->master >= 0 && was_opened(pty);
+}
+
 int dump_ptys_finish(struct dump_context *ctx, struct error *error)
 {
+	struct dump_pty_copy *copies = NULL;
+	size_t count = 0, next = 0;
 	int r = 0;
 
 	if (!ctx->files->ptys)
 		return 0;
-	array_for_each(pty, &ctx->files->ptys->list) {
-		struct pty_messages messages;
-
-		if (pty->master < 0 || r < 0)
-			continue;
-		r = read_pair(pty, &messages, error);
-		if (r < 0)
-			break;
-		check(ctx, pty, &messages);
-		r = image_set_add(ctx->images, IMAGE_TTY_INFO, 0, &messages.master.base, error);
-		if (r == 0)
-			r = image_set_add(ctx->images, IMAGE_TTY_INFO, 0, &messages.slave.base, error);
-	}
+	array_for_each(pty, &ctx->files->ptys->list)
+		count += is_copied(pty);
+	if (count > 0)
+		r = dump_pty_copies_new(count, &copies, error);
+	if (r < 0)
+		return r;
+	array_for_each(pty, &ctx->files->ptys->list)
+		if (is_copied(pty))
+			copies[next++].master = pty->master;
+	if (count > 0)
+		r = dump_pty_copies_run(copies, count, error);
+	next = 0;
+	array_for_each(pty, &ctx->files->ptys->list)
+		if (pty->master >= 0 && r == 0)
+			r = finish_pair(ctx, pty, is_copied(pty) ? &copies[next++] : NULL, error);
+	dump_pty_copies_free(copies, count);
 	return r;
 }

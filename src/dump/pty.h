@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "dump/file-kind.h"
+#include "image/pty-queue.h"
 #include "pstree.pb-c.h"
 
 /*
@@ -20,6 +21,21 @@ void dump_pty_controlling(const struct dump_context *ctx, const struct dump_proc
 
 /* Notes a master, or an open slave, of this collection. Keeps a copy of the descriptor. */
 int dump_pty_note(struct dump_context *ctx, const struct dump_file *file, uint32_t index, bool master, struct error *error);
+/* What lies in a terminal: pty-copy.c. */
+struct dump_pty_copy {
+	int master; /* set by the caller; borrowed */
+	int result; /* 0 or a negative errno */
+	struct image_pty_queue queue;
+};
+
+/*
+ * `count` copies, zeroed; to be freed with the same count. dump_pty_copies_run() fills them in, from terminals that nobody uses
+ * meanwhile, and blocks for some 0.2 ms each.
+ */
+int dump_pty_copies_new(size_t count, struct dump_pty_copy **ret, struct error *error);
+int dump_pty_copies_run(struct dump_pty_copy *copies, size_t count, struct error *error);
+void dump_pty_copies_free(struct dump_pty_copy *copies, size_t count);
+
 /* Whether a master of this collection was noted; when all descriptors were. */
 bool dump_pty_is_noted(const struct dump_context *ctx, uint32_t index);
 /* The records of all of them; when all descriptors were noted. */

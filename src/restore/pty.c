@@ -22,7 +22,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "image/terminal.h"
+#include "image/pty-queue.h"
 #include "restore/pty.h"
 #include "util/cleanup.h"
 #include "util/procfs.h"
@@ -31,13 +31,6 @@
 #define MAJOR_PTS    136
 #define SPARES_MAX   8192 /* over the kernel's usual limit of pseudo-terminals, 4096 */
 #define MASTER_FLAGS (O_RDWR | O_NOCTTY | O_CLOEXEC)
-
-struct restore_pty {
-	uint32_t index;
-	int fd;                 /* the master, owned */
-	TerminalInfo *master;   /* of the newest set, owned */
-	TerminalInfo *slave;    /* likewise; NULL before the last layout */
-};
 
 struct restore_ptys {
 	ARRAY(struct restore_pty) list;
@@ -395,23 +388,6 @@ int restore_pty_open(struct restore_tree *tree, const TerminalFile *message, str
 
 /* ---- the end */
 
-static int set_settings(const struct restore_pty *pty, struct error *error)
-{
-	const TerminalInfo *info = pty->slave ? pty->slave : pty->master;
-	struct image_terminal_settings settings;
-	int r = 0;
-
-	if (info->termios) {
-		image_terminal_unpack(info->termios, &settings);
-		r = image_terminal_write(pty->fd, &settings);
-	}
-	if (r == 0 && info->termios_locked) {
-		image_terminal_unpack(info->termios_locked, &settings);
-		r = image_terminal_write_lock(pty->fd, &settings);
-	}
-	return r < 0 ? error_set_errno(error, r, "cannot set up /dev/pts/%u", pty->index) : 0;
-}
-
 /* Owner and permissions of the slave's file, where it is. */
 static int set_owner(const struct restore_pty *pty, struct error *error)
 {
@@ -461,25 +437,20 @@ static int set_foreground(struct restore_tree *tree, const struct restore_pty *p
 	return shell_ioctl(tree, leader, pty->fd, TIOCSPGRP, &group, sizeof(group), error);
 }
 
-static int fill(const struct restore_pty *pty, struct error *error)
-{
-	_cleanup_fd_ int slave = -1;
-	int r = set_settings(pty, error);
-
-	if (r < 0 || !pty->master->opened)
-		return r;
-	/* From now on it counts as closed, until one of the tree's descriptors is there. */
-	slave = open_slave(pty, O_RDWR, error);
-	return slave < 0 ? slave : 0;
-}
-
 int restore_ptys_fill(struct restore_tree *tree, struct error *error)
 {
+	struct image_pty_queue *queue;
 	int r = 0;
 
+	if (tree->ptys->list.count == 0)
+		return 0;
+	queue = malloc(sizeof(*queue));
+	if (!queue)
+		return error_set(error, -ENOMEM, "no memory for the content of terminals");
 	array_for_each(pty, &tree->ptys->list)
 		if (r == 0)
-			r = fill(pty, error);
+			r = restore_pty_fill(tree, pty, queue, error);
+	free(queue);
 	return r;
 }
 
@@ -491,7 +462,7 @@ int restore_ptys_finish(struct restore_tree *tree, struct error *error)
 		if (r == 0)
 			r = finish_process(tree, *process, error);
 	array_for_each(pty, &tree->ptys->list) {
-		int locked = pty->master->locked, on = 1;
+		int locked = pty->master->locked;
 
 		if (r == 0)
 			r = set_foreground(tree, pty, error);
@@ -499,8 +470,6 @@ int restore_ptys_finish(struct restore_tree *tree, struct error *error)
 			r = set_owner(pty, error);
 		if (r == 0)
 			r = set_exclusive(pty, error);
-		if (r == 0 && pty->master->packet_mode && ioctl(pty->fd, TIOCPKT, &on) < 0)
-			r = error_set_errno(error, -errno, "cannot put /dev/pts/%u into packet mode", pty->index);
 		if (r == 0 && locked && ioctl(pty->fd, TIOCSPTLCK, &locked) < 0)
 			r = error_set_errno(error, -errno, "cannot lock /dev/pts/%u", pty->index);
 	}

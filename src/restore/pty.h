@@ -9,10 +9,18 @@
 #include <stdint.h>
 
 #include "image/blockers.h"
+#include "image/pty-queue.h"
 #include "restore/parts.h"
 #include "tty.pb-c.h"
 
 struct restore_ptys;
+
+struct restore_pty {
+	uint32_t index;
+	int fd;                 /* the master, owned */
+	TerminalInfo *master;   /* of the newest set, owned */
+	TerminalInfo *slave;    /* likewise; NULL before the last layout */
+};
 
 /* Lists pseudo-terminals that cannot be made here. */
 int restore_ptys_check(const struct image_set *images, struct image_blockers *blockers, struct error *error);
@@ -23,7 +31,11 @@ int restore_ptys_prepare(struct restore_tree *tree, struct error *error);
 /* Brings the leader of a session to its terminal; `wanted` -1: to none. Before processes are cloned from it. */
 int restore_pty_control(struct restore_tree *tree, struct restore_process *leader, int wanted, struct error *error);
 
+/* Settings, and what lay in each. */
 int restore_ptys_fill(struct restore_tree *tree, struct error *error);
+/* pty-fill.c: the same of one. `queue` is room for it. */
+int restore_pty_fill(struct restore_tree *tree, const struct restore_pty *pty, struct image_pty_queue *queue,
+		     struct error *error);
 /* The open file of a terminal that moved: its descriptor, or a negative errno. */
 int restore_pty_open(struct restore_tree *tree, const TerminalFile *message, struct error *error);
 int restore_ptys_finish(struct restore_tree *tree, struct error *error);

@@ -4,6 +4,7 @@ import pytest
 from pagestream import PageServer, send
 
 VICTIMS = [
+    "pty-queue",
     "unixflight", "datagrams",
     "mem-anon", "mem-file", "mem-stack", "mem-heap", "mem-guard", "mem-shared", "mem-cow:8",
     "mem-churn:5", "vdso",

@@ -16,7 +16,7 @@ VICTIMS = [
     ("timers",), ("creds",), ("creds", "dumpable"), ("procattr",), ("procattr", "chroot"),
     ("calls",), ("files",), ("deleted",), ("deleted", "map"), ("pipes",), ("fifo",), ("eventfd",), ("epoll",),
     ("timerfd",), ("signalfd",), ("inotify",),
-    ("unixpair",), ("listen-tcp",), ("listen-unix",), ("udp",), ("tree",), ("tree", "zombie"), ("pty",), ("pty-session",),
+    ("unixpair",), ("listen-tcp",), ("listen-unix",), ("udp",), ("tree",), ("tree", "zombie"), ("pty",), ("pty-queue",), ("pty-session",),
     ("sessions",), ("zombies",), ("tables",),
 ]
 
