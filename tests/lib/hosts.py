@@ -369,6 +369,8 @@ class Lan:
             _net(self.switch, "ip", "link", "add", f"port{number}", "type", "veth", "peer", "name", self.device,
                  "netns", str(host.init))
             _net(self.switch, "ip", "link", "set", f"port{number}", "master", "bridge", "up")
+            # Not even link-local addresses wait for a second to see whether somebody else has them.
+            _net(host, "sh", "-c", f"echo 0 >/proc/sys/net/ipv6/conf/{self.device}/accept_dad")
             self.add(host, f"{self.addresses[host.name]}/24")
             self.add(host, f"{self.addresses6[host.name]}/64")
             _net(host, "ip", "link", "set", self.device, "up")
