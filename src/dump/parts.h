@@ -115,6 +115,9 @@ int dump_seccomp_thread(struct dump_context *ctx, struct tracee_thread *thread, 
 int dump_seccomp_record(struct dump_context *ctx, struct error *error);
 void dump_seccomp_free(struct dump_seccomp *seccomp);
 
+/* stop.c: by which signal a process is stopped, and whether its parent knows. */
+int dump_stop(struct dump_context *ctx, const struct dump_process *process, ProcessExtra *extra, struct error *error);
+
 /* tty.c: a blocker for a controlling terminal that cannot be shared or replaced on the target. */
 void dump_terminal_check(struct dump_context *ctx, const struct dump_process *process);
 

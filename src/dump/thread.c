@@ -384,7 +384,11 @@ static int process_extra(struct dump_context *ctx, const struct dump_process *pr
 	if (tracee_batch_result(batch, query->permissions_call) == 0)
 		memcpy(&extra.xcomp_permissions, tracee_batch_output(batch, query->permissions), sizeof(uint64_t));
 	extra.coredump_filter = (uint32_t)read_number(process, "coredump_filter", 16);
-	extra.stop_signal = process->tracee->threads.items[0]->group_stopped ? SIGSTOP : 0;
+	if (process->tracee->threads.items[0]->group_stopped) {
+		r = dump_stop(ctx, process, &extra, error);
+		if (r < 0)
+			return r;
+	}
 	extra.membarrier = registrations > 0 ? (uint32_t)registrations : 0;
 	extra.has_seccomp = extra.seccomp = process->seccomp;
 	dump_setting_process_answer(batch, &query->settings, &extra);

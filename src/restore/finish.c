@@ -34,8 +34,8 @@ int restore_finish(struct restore_tree *tree, struct error *error)
 {
 	static const process_part before_files[] = { restore_mm_numbers, restore_aio, restore_mm_attributes,
 						     restore_mm_locks };
-	static const process_part after_files[] = { restore_shell_flush_signals, restore_process_apply, restore_threads_apply,
-						    restore_process_last, finish_process };
+	static const process_part after_files[] = { restore_stop, restore_shell_flush_signals, restore_process_apply,
+						    restore_threads_apply, restore_process_last, finish_process };
 	int r = 0;
 
 	for (size_t i = 0; r == 0 && i < sizeof(before_files) / sizeof(before_files[0]); i++)

@@ -96,6 +96,8 @@ int restore_sharing_begin(struct restore_tree *tree, struct restore_process *pro
 struct restore_process *restore_zombie_find(const struct restore_tree *tree, pid_t pid);
 /* zombie.c: those that have ended on the source do. */
 int restore_zombies_end(struct restore_tree *tree, struct error *error);
+/* stop.c: those that were stopped are so; when groups are there, before restore_shell_flush_signals(). */
+int restore_stop(struct restore_tree *tree, struct restore_process *process, struct error *error);
 /* group.c: process groups; for the end, when all processes are there. */
 int restore_layout_groups(struct restore_tree *tree, struct error *error);
 

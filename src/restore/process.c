@@ -207,7 +207,6 @@ int restore_process_apply(struct restore_tree *tree, struct restore_process *pro
 		r = run_first(tree, process, messages.core->tc, messages.extra, &fds, error);
 	if (r == 0)
 		r = apply_from_outside(tree, process, messages.core->tc, messages.extra, error);
-	process->stopped = messages.extra->stop_signal != 0;
 	if (r == 0)
 		r = restore_timer_create(tree, process, messages.core->tc->timers, error);
 	return r;

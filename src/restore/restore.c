@@ -189,8 +189,6 @@ void restore_tree_go(struct restore_tree *tree)
 	for (size_t i = tree->processes.count; i-- > 0;) {
 		struct restore_process *process = tree->processes.items[i];
 
-		if (process->stopped)
-			kill(process->pid, SIGSTOP);
 		tracee_process_detach(process->tracee);
 		process->tracee = NULL;
 	}

@@ -91,7 +91,6 @@ struct restore_process {
 	bool kept;                      /* outlives its tracer */
 	bool has_attributes;            /* names and guards of its memory are there */
 	ARRAY(uint32_t) timers_due;     /* numbers of POSIX timers whose signal is pending; owned */
-	bool stopped;                   /* was stopped by a signal on the source, and shall be again */
 };
 
 typedef ARRAY(struct restore_process *) restore_process_list;

@@ -288,6 +288,59 @@ int tracee_process_die(struct tracee_process *process, int status, int64_t deadl
 	return 0;
 }
 
+/* ---- stopping a shell */
+
+/*
+ * Lets a thread go as far as its next stop, which comes before it executes anything: by the signal that is pending, or the
+ * group's; by an interrupt if there is neither, as the signal that is delivered is thrown away.
+ */
+static int to_next_stop(struct tracee_thread *thread, bool interrupt, int deliver, int64_t deadline, int *ret_status,
+			struct error *error)
+{
+	int r;
+
+	if (interrupt)
+		ptrace_do(PTRACE_INTERRUPT, thread->tid, 0, 0);
+	r = ptrace_do(PTRACE_CONT, thread->tid, 0, (uint64_t)deliver);
+	if (r == 0) {
+		thread->stopped = false;
+		r = wait_stop(thread->tid, deadline, ret_status);
+	}
+	if (r < 0)
+		return ptrace_fail(error, r, thread->tid, "stop it");
+	thread->stopped = true;
+	return 0;
+}
+
+int tracee_process_stop_group(struct tracee_process *process, int signal, int64_t deadline, struct error *error)
+{
+	struct tracee_thread *leader = process->threads.items[0];
+	int status, r;
+
+	if (!process->exit_kill)
+		return error_set(error, -EINVAL, "PID %d is not a shell", process->pid);
+	r = thread_unpark(leader, error);
+	if (r == 0)
+		r = thread_set_kernel_mask(leader, 0, error);
+	if (r == 0 && syscall(SYS_pidfd_send_signal, process->pidfd, signal, NULL, 0) < 0)
+		r = ptrace_fail(error, -errno, process->pid, "send it a signal");
+	if (r == 0)
+		r = to_next_stop(leader, false, 0, deadline, &status, error);
+	/* An interrupt that has not been met yet comes first. */
+	if (r == 0 && status >> 8 == EVENT_STOP)
+		r = to_next_stop(leader, false, 0, deadline, &status, error);
+	if (r == 0 && status == signal)
+		r = to_next_stop(leader, true, signal, deadline, &status, error);
+	for (size_t i = 1; r == 0 && (status & 0xff) != SIGTRAP && i < process->threads.count; i++)
+		r = to_next_stop(process->threads.items[i], true, 0, deadline, &status, error);
+	leader->own->masked = true; /* it has another mask than its own */
+	if (r == 0 && (status & 0xff) == SIGTRAP)
+		return error_set(error, -EAGAIN, "PID %d is not stopped by signal %d", process->pid, signal);
+	array_for_each (thread, &process->threads)
+		(*thread)->group_stopped = r == 0;
+	return r;
+}
+
 /* ---- the end of building */
 
 int tracee_process_finish(struct tracee_process *process, int64_t deadline, struct error *error)

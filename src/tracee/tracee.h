@@ -386,6 +386,11 @@ int tracee_process_clone(struct tracee_thread *by, pid_t pid, uint64_t flags, in
  * object, unless it fails. If its parent is not this program, the zombie is the parent's.
  */
 int tracee_process_die(struct tracee_process *process, int status, int64_t deadline, struct error *error);
+/*
+ * Stops a shell by a signal: SIGSTOP, or SIGTSTP, SIGTTIN, SIGTTOU, which an orphaned process group is not stopped by. -EAGAIN:
+ * it is not. Its parent gets SIGCHLD and can wait for it. It stays stopped when it is let go; batches can be run until then.
+ */
+int tracee_process_stop_group(struct tracee_process *process, int signal, int64_t deadline, struct error *error);
 /* Ends a thread of a shell that is not wanted any more (not the leader) and frees the object. */
 int tracee_thread_end(struct tracee_thread *thread, int64_t deadline, struct error *error);
 

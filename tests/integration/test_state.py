@@ -14,7 +14,7 @@ VICTIMS = [
     "sysv-shm", "sysv-sem", "sysv-msg", "posix-shm", "mqueue", "shared-open",
     "listen-tcp", "listen-unix", "udp", "tree", "pty", "pty-session",
     "locks", "leases", "procfiles", "epoll-far", "aio", "fanotify", "uring",
-    "tree:zombie", "sessions", "zombies", "tables",
+    "tree:zombie", "sessions", "zombies", "tables", "stopped",
 ]
 PRIVATE = {"fanotify", "fifo", "leases", "listen-unix", "locks", "unixflight"}  # have an object in the file system that each host needs for itself
 

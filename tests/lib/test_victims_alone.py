@@ -17,7 +17,7 @@ VICTIMS = [
     ("calls",), ("files",), ("deleted",), ("deleted", "map"), ("pipes",), ("fifo",), ("eventfd",), ("epoll",),
     ("timerfd",), ("signalfd",), ("inotify",),
     ("unixpair",), ("listen-tcp",), ("listen-unix",), ("udp",), ("tree",), ("tree", "zombie"), ("pty",), ("pty-queue",), ("pty-session",),
-    ("sessions",), ("zombies",), ("tables",),
+    ("sessions",), ("zombies",), ("tables",), ("stopped",),
 ]
 
 

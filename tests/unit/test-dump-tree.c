@@ -193,10 +193,46 @@ static void add_seccomp_to_thread(void)
 		_exit(1);
 }
 
-static void add_shared_table(void)
+static int wait_for_ever(void *data)
 {
-	while (syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0) == 0)
+	for (;;)
 		pause();
+	return 0;
+}
+
+static void add_shared_memory(void)
+{
+	static char stack[65536];
+
+	if (clone(wait_for_ever, stack + sizeof(stack), CLONE_VM | SIGCHLD, NULL) < 0)
+		_exit(1);
+}
+
+/* A thread's working directory is its own. */
+static void *apart_thread(void *data)
+{
+	if (unshare(CLONE_FS) < 0 || write(*(int *)data, "", 1) != 1)
+		_exit(1);
+	return (void *)(intptr_t)wait_for_ever(NULL);
+}
+
+static void add_thread_apart(void)
+{
+	pthread_t thread;
+	char byte;
+	int fds[2];
+
+	if (pipe(fds) < 0 || pthread_create(&thread, NULL, apart_thread, &fds[1]) != 0 || read(fds[0], &byte, 1) != 1)
+		_exit(1);
+}
+
+/* Two children share a table that their parent has left. */
+static void add_tangled_table(void)
+{
+	for (int i = 0; i < 2; i++)
+		if (syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0) == 0)
+			wait_for_ever(NULL);
+	(void)!unshare(CLONE_FILES);
 }
 
 static void add_device(void)
@@ -222,6 +258,8 @@ static void expect_blocker(void (*setup)(void), const char *kind, const char *wo
 	array_for_each(process, &ctx->processes)
 		if ((*process)->pid != pid)
 			kill((*process)->pid, SIGKILL);
+	array_for_each(headless, &ctx->headless)
+		kill(*headless, SIGKILL);
 	dump_context_free(ctx);
 	image_set_free(images);
 	child_end(pid);
@@ -233,7 +271,9 @@ static void test_blockers(void **state)
 	expect_blocker(add_namespace, "namespace", "namespace");
 	expect_blocker(add_seccomp, "process", "SECCOMP_RET_USER_NOTIF");
 	expect_blocker(add_seccomp_to_thread, "process", "SECCOMP_RET_USER_NOTIF");
-	expect_blocker(add_shared_table, "process", "share");
+	expect_blocker(add_shared_memory, "process", "share one address space");
+	expect_blocker(add_thread_apart, "thread", "apart from its process");
+	expect_blocker(add_tangled_table, "process", "not parent and child");
 	if (access("/dev/mem", R_OK) == 0)
 		expect_blocker(add_device, "mapping", "device");
 }
