@@ -66,6 +66,8 @@ static void print_text(const struct check *check)
 	array_for_each(blocker, &check->blockers.list)
 		printf("%zu. PID %d: %s %s: %s; %s\n", ++number, blocker->pid, blocker->kind, blocker->object,
 		       blocker->cause, blocker->remedy);
+	array_for_each(note, &check->blockers.notes)
+		printf("note: PID %d: %s\n", note->pid, note->text);
 	if (check->pid && !number)
 		printf("PID %d: nothing is in the way\n", check->pid);
 	printf("%s\n", check->is_ready ? "all that is needed is there" : "not ready: see above");

@@ -30,6 +30,7 @@
 
 static int report(const struct checkpoint *checkpoint, const struct image_blockers *blockers, struct error *error)
 {
+	image_blockers_log_notes(blockers, checkpoint->log);
 	if (image_blockers_empty(blockers))
 		return 0;
 	image_blockers_log(blockers, checkpoint->log);

@@ -166,6 +166,7 @@ int dump_preflight(struct dump_context *ctx, struct image_set *images, struct er
 			r = dump_process_fs(ctx, ctx->processes.items[i], error);
 		if (r == 0)
 			r = dump_limits(ctx, ctx->processes.items[i], error);
+		dump_notes(ctx, ctx->processes.items[i]);
 	}
 	if (r == 0)
 		r = dump_files_collect(ctx, error);

@@ -93,6 +93,7 @@ static int limits_creds(struct dump_context *ctx, struct dump_process *process, 
 int dump_limits(struct dump_context *ctx, struct dump_process *process, struct error *error)
 {
 	_cleanup_(dump_arena_deinit) struct dump_arena arena = { 0 };
+	_cleanup_buffer_ struct buffer text = BUFFER_INIT;
 	ProcessExtra extra = PROCESS_EXTRA__INIT;
 	uint64_t limits[RLIM_NLIMITS];
 	int r;
@@ -105,6 +106,8 @@ int dump_limits(struct dump_context *ctx, struct dump_process *process, struct e
 	extra.hard_limits = limits;
 	extra.n_hard_limits = RLIM_NLIMITS;
 	extra.has_seccomp = extra.seccomp = process->seccomp;
+	extra.has_oom_score_adj = fdio_read_file(process->proc_fd, "oom_score_adj", 64, &text) == 0;
+	extra.oom_score_adj = extra.has_oom_score_adj ? atoi((const char *)text.data) : 0;
 	r = image_set_add(ctx->images, IMAGE_PROCESS_EXTRA, (uint32_t)process->pid, &extra.base, error);
 	return r < 0 ? r : limits_creds(ctx, process, &arena, error);
 }

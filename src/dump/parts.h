@@ -131,6 +131,9 @@ const char *dump_program_own(const struct dump_options *options, pid_t pid);
 /* Blockers: a program of ours, a program that is not 64-bit. For processes that run. */
 void dump_program_check(struct dump_context *ctx, const struct dump_process *process);
 
+/* notes.c: notes on what is not taken along, of a running process. */
+void dump_notes(struct dump_context *ctx, const struct dump_process *process);
+
 /* limits.c: IMAGE_PROCESS_EXTRA of a running process, with what the target's preflight compares. */
 int dump_limits(struct dump_context *ctx, struct dump_process *process, struct error *error);
 /* True for a mask that has every CPU that is online here. */

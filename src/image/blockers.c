@@ -24,7 +24,10 @@ void image_blockers_deinit(struct image_blockers *blockers)
 {
 	array_for_each(blocker, &blockers->list)
 		blocker_deinit(blocker);
+	array_for_each(note, &blockers->notes)
+		free(note->text);
 	array_deinit(&blockers->list);
+	array_deinit(&blockers->notes);
 }
 
 static bool blockers_have(const struct image_blockers *blockers, const struct image_blocker *wanted)
@@ -78,4 +81,26 @@ void image_blockers_log(const struct image_blockers *blockers, const struct log 
 		log_error(log, "%zu. %s%s %s: %s; %s", ++number, pid, blocker->kind, blocker->object, blocker->cause,
 			  blocker->remedy);
 	}
+}
+
+void image_blockers_note(struct image_blockers *blockers, pid_t pid, const char *text, ...)
+{
+	struct image_note note = { .pid = pid };
+	bool known = false;
+	va_list arguments;
+
+	va_start(arguments, text);
+	if (vasprintf(&note.text, text, arguments) < 0)
+		note.text = NULL;
+	va_end(arguments);
+	array_for_each(other, &blockers->notes)
+		known = known || (note.text && strcmp(other->text, note.text) == 0);
+	if (!note.text || known || array_append(&blockers->notes, note) < 0)
+		free(note.text);
+}
+
+void image_blockers_log_notes(const struct image_blockers *blockers, const struct log *log)
+{
+	array_for_each(note, &blockers->notes)
+		log_info(log, "note: PID %d: %s", note->pid, note->text);
 }

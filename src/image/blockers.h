@@ -20,8 +20,15 @@ struct image_blocker {
 	char *remedy; /* what the user can do */
 };
 
+/* What is not in the way, and should be known: it is not taken along. */
+struct image_note {
+	pid_t pid;  /* the first process that it holds for */
+	char *text; /* "cgroup /a/b: the copy is put..." */
+};
+
 struct image_blockers {
 	ARRAY(struct image_blocker) list;
+	ARRAY(struct image_note) notes;
 	bool incomplete; /* there was no memory for an entry: the list blocks even when it looks empty */
 };
 
@@ -34,6 +41,12 @@ void image_blockers_deinit(struct image_blockers *blockers);
  */
 void image_blockers_add(struct image_blockers *blockers, pid_t pid, const char *kind, const char *cause,
 			const char *remedy, const char *object, ...) __attribute__((format(printf, 6, 7)));
+
+/* Adds a note unless there is one of that text. Without memory there is none. */
+void image_blockers_note(struct image_blockers *blockers, pid_t pid, const char *text, ...)
+	__attribute__((format(printf, 3, 4)));
+/* Logs the notes. */
+void image_blockers_log_notes(const struct image_blockers *blockers, const struct log *log);
 
 /* Logs them as errors, a line each, numbered. */
 void image_blockers_log(const struct image_blockers *blockers, const struct log *log);

@@ -86,6 +86,8 @@ int source_preflight(struct source *source, struct error *error)
 	if (r == 0)
 		r = source->destination->check(source, error);
 	if (r == 0)
+		image_blockers_log_notes(&source->dump->blockers, source->log);
+	if (r == 0)
 		r = report(source, error);
 	return r;
 }

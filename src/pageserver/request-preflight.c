@@ -39,6 +39,8 @@ static int reply(struct session *session, const struct image_blockers *blockers,
 		 struct error *error)
 {
 	WirePreflightReply message = WIRE_PREFLIGHT_REPLY__INIT;
+	WireNote *notes = calloc(blockers->notes.count + 1, sizeof(*notes));
+	WireNote **note_list = calloc(blockers->notes.count + 1, sizeof(*note_list));
 	size_t count = blockers->list.count, used = 0;
 	WireBlocker *items = calloc(count + 1, sizeof(*items));
 	WireBlocker **list = calloc(count + 1, sizeof(*list));
@@ -59,7 +61,15 @@ static int reply(struct session *session, const struct image_blockers *blockers,
 		list[used] = &items[used];
 		used++;
 	}
-	if (items && list && !blockers->incomplete) {
+	for (size_t i = 0; notes && note_list && i < blockers->notes.count; i++) {
+		wire_note__init(&notes[i]);
+		notes[i].pid = blockers->notes.items[i].pid;
+		notes[i].text = blockers->notes.items[i].text;
+		note_list[i] = &notes[i];
+	}
+	if (items && list && notes && note_list && !blockers->incomplete) {
+		message.notes = note_list;
+		message.n_notes = blockers->notes.count;
 		message.blockers = list;
 		message.n_blockers = used;
 		message.has_memory_available = true;
@@ -76,6 +86,8 @@ static int reply(struct session *session, const struct image_blockers *blockers,
 	}
 	free(items);
 	free(list);
+	free(notes);
+	free(note_list);
 	return r;
 }
 

@@ -147,6 +147,19 @@ static void check_affinity(pid_t pid, const ProcessExtra *extra, struct image_bl
 	}
 }
 
+/* A score below the lowest that this program has had needs CAP_SYS_RESOURCE; a copy that keeps ours is no reason to refuse. */
+static void check_oom_score(pid_t pid, const ProcessExtra *extra, struct image_blockers *blockers)
+{
+	_cleanup_buffer_ struct buffer text = BUFFER_INIT;
+
+	if (!extra->has_oom_score_adj || have_capability(CAP_SYS_RESOURCE) ||
+	    fdio_read_file(-1, "/proc/self/oom_score_adj", 64, &text) < 0)
+		return;
+	if (extra->oom_score_adj < atoi((const char *)text.data))
+		image_blockers_note(blockers, pid, "oom_score_adj %d: the copy has %d, as lower ones need CAP_SYS_RESOURCE there",
+				    extra->oom_score_adj, atoi((const char *)text.data));
+}
+
 static int check_process_extra(const struct image_set *images, struct image_blockers *blockers, struct error *error)
 {
 	const struct image_record *record;
@@ -160,6 +173,7 @@ static int check_process_extra(const struct image_set *images, struct image_bloc
 			return r;
 		check_limits((pid_t)record->id, extra, blockers);
 		check_affinity((pid_t)record->id, extra, blockers);
+		check_oom_score((pid_t)record->id, extra, blockers);
 		if (extra->seccomp && !tracee_seccomp_may_suspend())
 			image_blockers_add(blockers, (pid_t)record->id, "process", "its seccomp filter would judge what the "
 					   "program that restores makes of it: that one has a filter itself, or lacks "

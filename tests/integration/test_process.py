@@ -11,7 +11,7 @@ import pytest
 from checkpoint import Place, dump, restore, wait_gone
 from hosts import victim_path, wait_until
 from pagestream import PageServer, send, send_start, stop_at
-from refusal import Unharmed
+from refusal import CGROUPS, Unharmed
 
 LOG = 2  # SECCOMP_FILTER_FLAG_LOG
 
@@ -166,3 +166,35 @@ def test_syscall_dispatch(two_hosts, page_server):
         watch.refused(send(a, page_server, pid, state_dir=watch.state), f"PID {pid} handles system calls itself")
     assert a.alive(pid)
     a.kill(pid)
+
+
+def test_notes(two_hosts, keys, start_victim):
+    """What is not taken along is said: here the cgroup, and an oom_score_adj that is too low for the target."""
+    a, b, _ = two_hosts
+    root = next((path for path in CGROUPS if (path / "cgroup.controllers").exists()), None)
+    if root is None:
+        pytest.skip("no cgroup v2 hierarchy is mounted")
+    victim = start_victim(a, "eventfd")
+    outer = a.outer_pid(victim.pid)
+    cgroup = root / f"noted-{outer}"
+    cgroup.mkdir()
+    try:
+        (cgroup / "cgroup.procs").write_text(str(outer))
+        prefix = ["sh", "-c", 'echo 500 > /proc/self/oom_score_adj; exec "$@"', "sh"]
+        with PageServer(b, keys, prefix=prefix) as server:
+            result = send(a, server, victim.pid)
+        assert result.status == 0, result.text()
+        victim.check(b)
+        assert f"note: PID {victim.pid}: cgroup /{cgroup.name}: the copy is put" in result.stderr, result.text()
+        if not _may_lower_scores():
+            assert f"note: PID {victim.pid}: oom_score_adj 0: the copy has 500" in result.stderr, result.text()
+    finally:
+        victim.stop()
+        wait_until(lambda: not (cgroup / "cgroup.procs").read_text(), 10, "an empty cgroup")
+        cgroup.rmdir()
+
+
+def _may_lower_scores():
+    """CAP_SYS_RESOURCE."""
+    lines = dict(line.split(":", 1) for line in pathlib.Path("/proc/self/status").read_text().splitlines())
+    return int(lines["CapEff"], 16) >> 24 & 1
