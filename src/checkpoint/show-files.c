@@ -102,6 +102,20 @@ static uint64_t unread_socket(struct show *show, uint32_t id)
 	return bytes;
 }
 
+static uint64_t unread_datagrams(struct show *show, uint32_t id)
+{
+	const struct image_record *record;
+	uint64_t bytes = 0;
+	size_t cursor = 0;
+
+	while ((record = image_set_next(show->set, IMAGE_DATAGRAM, id, &cursor))) {
+		_cleanup_message_ Datagram *message = show_unpack(show, record, &datagram__descriptor);
+
+		bytes += message ? message->data.len : 0;
+	}
+	return bytes;
+}
+
 static uint32_t add_inet(struct show *show, const InetSocket *socket, json_t *object)
 {
 	const char *kind = socket->proto == IPPROTO_TCP ? "tcp" : socket->proto == IPPROTO_UDP ? "udp" : "inet socket";
@@ -111,7 +125,7 @@ static uint32_t add_inet(struct show *show, const InetSocket *socket, json_t *ob
 	set_address(object, "local", socket->family, socket->n_src_addr, socket->src_addr, socket->src_port);
 	if (socket->dst_port)
 		set_address(object, "remote", socket->family, socket->n_dst_addr, socket->dst_addr, socket->dst_port);
-	json_object_set_new(object, "unread", show_number(unread_socket(show, socket->id)));
+	json_object_set_new(object, "unread", show_number(unread_socket(show, socket->id) + unread_datagrams(show, socket->id)));
 	return socket->flags;
 }
 
@@ -132,6 +146,21 @@ static uint32_t add_unix(struct show *show, const UnixSocket *socket, json_t *ob
 		json_object_set_new(object, "name", show_text(name, strnlen((const char *)name, size)));
 	json_object_set_new(object, "unread", show_number(unread_socket(show, socket->id)));
 	return socket->flags;
+}
+
+/* What has to do with interfaces. */
+static uint32_t add_link(const OpenFile *file, json_t *object)
+{
+	if (file->nlsk) {
+		set_text(object, "kind", "netlink");
+		json_object_set_new(object, "protocol", show_number(file->nlsk->protocol));
+		json_object_set_new(object, "port", show_number(file->nlsk->portid));
+		return file->nlsk->flags;
+	}
+	set_text(object, "kind", file->psk ? "packet" : "tun");
+	if (file->psk ? file->psk->interface : file->tunf->netdev)
+		set_text(object, "interface", file->psk ? file->psk->interface : file->tunf->netdev);
+	return file->psk ? file->psk->flags : file->tunf->flags;
 }
 
 static uint32_t add_regular(const RegularFile *file, json_t *object)
@@ -208,6 +237,8 @@ static uint32_t add_open_file(struct show *show, const OpenFile *file, json_t *o
 		return add_inet(show, file->isk, object);
 	if (file->usk)
 		return add_unix(show, file->usk, object);
+	if (file->psk || file->nlsk || file->tunf)
+		return add_link(file, object);
 	if (file->tfd)
 		return add_timer(file->tfd, object);
 	if (file->ify)

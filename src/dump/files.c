@@ -31,8 +31,10 @@
 #include "util/fdio.h"
 
 static const struct dump_file_kind *const kinds[] = {
+	&dump_kind_tun,
 	&dump_kind_mqueue,  &dump_kind_memfd,   &dump_kind_terminal, &dump_kind_regular, &dump_kind_pipe,
 	&dump_kind_fifo,
+	&dump_kind_netlink, &dump_kind_packet,   &dump_kind_socket_refused,
 	&dump_kind_unix,    &dump_kind_datagram,    &dump_kind_inet,	 &dump_kind_eventfd, &dump_kind_epoll,
 	&dump_kind_timerfd, &dump_kind_signalfd, &dump_kind_inotify,
 	&dump_kind_pidfd,   &dump_kind_namespace, &dump_kind_fanotify, &dump_kind_io_uring,

@@ -12,6 +12,7 @@
 #include "restore/file-kind.h"
 
 static const struct restore_file_kind *const kinds[] = {
+	&restore_kind_packet,  &restore_kind_netlink,  &restore_kind_tun,
 	&restore_kind_regular, &restore_kind_memfd,    &restore_kind_pipe,    &restore_kind_fifo,
 	&restore_kind_unix,    &restore_kind_inet,     &restore_kind_eventfd, &restore_kind_epoll,
 	&restore_kind_timerfd, &restore_kind_signalfd, &restore_kind_inotify, &restore_kind_terminal,
@@ -82,6 +83,12 @@ static bool message_is_whole(const OpenFile *message)
 		return message->tty;
 	case FILE_TYPE__FILE_NAMESPACE:
 		return message->nsf;
+	case FILE_TYPE__FILE_PACKET_SOCKET:
+		return message->psk;
+	case FILE_TYPE__FILE_NETLINK_SOCKET:
+		return message->nlsk;
+	case FILE_TYPE__FILE_TUN:
+		return message->tunf;
 	case FILE_TYPE__FILE_FANOTIFY:
 		return message->ffy;
 	case FILE_TYPE__FILE_IO_URING:

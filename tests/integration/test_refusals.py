@@ -235,7 +235,7 @@ def test_every_object_in_one_list(two_hosts, page_server, start_victim):
         lines = [line for line in listed if line[0] == pid and line[1] == kind and line[2].startswith(wanted)]
         assert lines, f"{name} is not in the list\n{result.text()}"
         assert all(len(line[3]) > 10 and len(line[4]) > 10 for line in lines), lines
-    for name, word in (("io_uring", "io_uring"), ("netlink", "socket"), ("tcp-repair", "TCP_REPAIR"),
+    for name, word in (("io_uring", "io_uring"), ("mptcp", "Multipath TCP"), ("tcp-repair", "TCP_REPAIR"),
                        ("seccomp", "seccomp"), ("pty", "setsid")):
         if any(name == kind[0] for kind in kinds):
             assert word in result.stderr, result.text()

@@ -74,7 +74,7 @@ def test_memory(calls):
 KINDS = {
     "pipes": {"pipe"}, "fifo": {"fifo"}, "files": {"file"}, "eventfd": {"eventfd"}, "epoll": {"epoll"},
     "inotify": {"inotify"}, "signalfd": {"signalfd"}, "timerfd": {"timerfd"}, "unixpair": {"unix"}, "udp": {"udp"},
-    "listen-tcp": {"tcp"}, "listen-unix": {"unix"},
+    "listen-tcp": {"tcp"}, "listen-unix": {"unix"}, "netlinks": {"netlink"}, "packets": {"packet"}, "tun": {"tun"},
 }
 
 

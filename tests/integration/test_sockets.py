@@ -82,6 +82,11 @@ one, other = socket.socketpair()
 fd = os.open(place / "locked", os.O_RDWR | os.O_CREAT); fcntl.flock(fd, fcntl.LOCK_EX)
 socket.send_fds(one, [b"x"], [fd]); os.close(fd)
 """, ["a descriptor on its way through a UNIX socket", "a file with a lock"], "len(socket.recv_fds(other, 9, 9)[1])", "1"),
+    "netlink": ("""
+import struct
+link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0); link.bind((0, 0))
+link.send(struct.pack("=IHHIIBBHiII", 32, 18, 1, 1, 0, 0, 0, 0, 1, 0, 0))  # RTM_GETLINK of lo
+""", ["messages of the kernel wait in it", "try again when the program has read them"], "len(link.recv(65536)) > 32", "True"),
     "corked": ("""
 to = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); to.bind(("127.0.0.1", 0)); to.settimeout(5)
 by = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); by.connect(to.getsockname())
@@ -99,6 +104,40 @@ def test_refused_at_the_freeze(two_hosts, page_server, start, kind):
     with Unharmed(a, b, None, page_server) as watch:
         watch.refused(send(a, page_server, program.pid, state_dir=watch.state), *words)
     assert program.ask(question) == answer
+
+
+# Family, type, protocol, and what is said of such a socket.
+FAMILIES = {
+    "vsock": (40, 1, 0, "connects a virtual machine and its host"), "xdp": (44, 3, 0, "queue of a network card"),
+    "alg": (38, 5, 0, "its key cannot be read"), "sctp": (2, 1, 132, "SCTP"), "mptcp": (10, 1, 262, "Multipath TCP"),
+    "dccp": (2, 6, 33, "DCCP"), "smc": (43, 1, 0, "SMC"), "bluetooth": (31, 3, 1, "radio"), "can": (29, 3, 1, "bus"),
+    "key": (15, 3, 2, "IPsec"), "tipc": (30, 1, 0, "TIPC"), "rds": (21, 5, 0, "RDS"), "pppox": (24, 1, 0, "tunnel"),
+}
+
+
+def test_refused_at_once(two_hosts, page_server, start):
+    """Families that stay where they are, and what of packet and netlink sockets does: one list names all."""
+    a, b, _ = two_hosts
+    program = start(a, f"families = {dict((name, facts[:3]) for name, facts in FAMILIES.items())}" + """
+have, lack = {}, {}
+for name, facts in families.items():
+    try:
+        have[name] = socket.socket(*facts)
+    except OSError as error:
+        lack[name] = error.strerror
+import struct
+ring = socket.socket(17, socket.SOCK_RAW, 0)
+ring.setsockopt(263, 5, struct.pack("IIII", 4096, 1, 2048, 2))      # PACKET_RX_RING
+spread = socket.socket(17, socket.SOCK_RAW, socket.htons(0x800)); spread.bind(("lo", 0x800))
+spread.setsockopt(263, 18, struct.pack("I", 77 | 6 << 16))          # PACKET_FANOUT by a classic program
+generic = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 16); generic.bind((0, 1))
+""")
+    lack = program.ask("lack")
+    print(f"this kernel lacks {lack}")
+    words = [facts[3] for name, facts in FAMILIES.items() if repr(name) not in lack]
+    with Unharmed(a, b, None, page_server) as watch:
+        watch.refused(send(a, page_server, program.pid, state_dir=watch.state), *words, "ring that it shares with the kernel",
+                      "a BPF program distributes packets", "groups of generic netlink have other numbers")
 
 
 def test_extended_filter(two_hosts, page_server, start):

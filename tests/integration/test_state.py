@@ -5,7 +5,7 @@ from pagestream import PageServer, send
 
 VICTIMS = [
     "pty-queue",
-    "unixflight", "datagrams",
+    "unixflight", "datagrams", "netlinks", "packets", "tun",
     "mem-anon", "mem-file", "mem-stack", "mem-heap", "mem-guard", "mem-shared", "mem-cow:8",
     "mem-churn:5", "vdso",
     "threads:4", "threads:64", "amx", "syscalls", "signals", "robust",

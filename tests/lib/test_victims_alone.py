@@ -8,7 +8,7 @@ import snapshot
 
 # Name and arguments. A second line with other arguments is a test of its own.
 VICTIMS = [
-    ("unixflight",), ("datagrams",),
+    ("unixflight",), ("datagrams",), ("netlinks",), ("packets",), ("tun",),
     ("mem-anon",), ("mem-file",), ("mem-stack",), ("mem-heap",), ("mem-guard",), ("mem-shared",),
     ("mem-cow", 8), ("vdso",),
     ("pages", 16, 2, 0), ("pages", 16, 1, 2000), ("tick", 16, 1000, 8),

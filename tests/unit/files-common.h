@@ -94,6 +94,7 @@ static inline void move_begin(struct move *move, void (*setup)(const char *direc
 	move->source_process.proc_fd = open(path, O_PATH | O_CLOEXEC);
 	assert_true(move->source_process.pidfd >= 0 && move->source_process.proc_fd >= 0);
 	move->source_list[0] = &move->source_process;
+	assert_int_equal(pidmap_put(&move->source.by_pid, (uint32_t)pid, &move->source_process), 0);
 	move->source.options = &move->dump_options;
 	move->source.root = pid;
 	move->source.processes.items = move->source_list;
@@ -263,6 +264,7 @@ static inline void move_end(struct move *move)
 	}
 	dump_files_free(move->source.files);
 	dump_shared_free(move->source.shared);
+	pidmap_deinit(&move->source.by_pid);
 	image_blockers_deinit(&move->source.blockers);
 	image_set_free(move->images);
 	close(move->source_process.pidfd);

@@ -11,7 +11,6 @@
 #include <linux/filter.h>
 #include <linux/io_uring.h>
 #include <linux/landlock.h>
-#include <linux/netlink.h>
 #include <linux/perf_event.h>
 #include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
@@ -89,8 +88,8 @@ static void open_sockets(void)
 	int listener = socket(AF_INET, SOCK_STREAM, 0), client = socket(AF_INET, SOCK_STREAM, 0);
 	int accepted = -1, one = 1;
 
-	descriptor("netlink", socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE));
-	descriptor("packet", socket(AF_PACKET, SOCK_RAW, 0));
+	descriptor("vsock", socket(AF_VSOCK, SOCK_STREAM, 0));
+	descriptor("mptcp", socket(AF_INET, SOCK_STREAM, IPPROTO_MPTCP));
 	descriptor("alg", socket(AF_ALG, SOCK_SEQPACKET, 0));
 	if (bind(listener, (struct sockaddr *)&address, size) == 0 && listen(listener, 1) == 0 &&
 	    getsockname(listener, (struct sockaddr *)&address, &size) == 0 &&
@@ -127,7 +126,6 @@ static void open_others(void)
 	descriptor("console", open("/dev/tty1", O_RDWR | O_NOCTTY | O_NONBLOCK));
 	descriptor("serial", open("/dev/ttyS0", O_RDWR | O_NOCTTY | O_NONBLOCK));
 	descriptor("kvm", open("/dev/kvm", O_RDWR));
-	descriptor("tun", open("/dev/net/tun", O_RDWR));
 }
 
 static void open_files(const struct victim *v)
