@@ -32,7 +32,7 @@ static bool match(const struct dump_file *file)
 
 static bool in_tree(const struct dump_context *ctx, pid_t pid, bool thread)
 {
-	if (dump_context_find(ctx, pid))
+	if (dump_tree_has(ctx, pid)) /* a zombie, too */
 		return true;
 	array_for_each (process, &ctx->processes)
 		array_for_each (tid, &(*process)->threads)

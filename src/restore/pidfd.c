@@ -16,6 +16,7 @@
 
 #include "pidfd.pb-c.h"
 #include "restore/file-kind.h"
+#include "restore/parts.h"
 #include "tracee/tracee.h"
 
 #define STACK_SIZE (64 << 10)
@@ -23,7 +24,7 @@
 
 static bool in_tree(const struct restore_tree *tree, pid_t pid)
 {
-	if (restore_tree_find(tree, pid))
+	if (restore_tree_find(tree, pid) || restore_zombie_find(tree, pid))
 		return true;
 	array_for_each (process, &tree->processes)
 		array_for_each (thread, &(*process)->tracee->threads)

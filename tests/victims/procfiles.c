@@ -24,6 +24,7 @@ struct state {
 	int network, mounts;		 /* namespaces */
 	int self, thread_fd, child_fd;	 /* pidfds */
 	int ended[ENDED];
+	int zombie;			 /* pidfd of a child that has ended, and was not waited for */
 	pid_t thread, child;
 	uint64_t word;		  /* found again through /proc/self/mem */
 	char version_text[512];	  /* all of it */
@@ -76,6 +77,18 @@ static int ended_child(int exit_status)
 	fd = process_open(child, exit_status < 0 ? O_NONBLOCK : 0);
 	MUST(waitpid(child, &status, 0) == child);
 	return fd;
+}
+
+static int zombie_child(void)
+{
+	siginfo_t info;
+	pid_t child = fork();
+
+	MUST(child >= 0);
+	if (child == 0)
+		_exit(17);
+	MUST(waitid(P_PID, (id_t)child, &info, WEXITED | WNOWAIT) == 0);
+	return process_open(child, 0);
 }
 
 static int proc_open(const char *format, pid_t pid, int flags)
@@ -138,6 +151,7 @@ static void setup(struct state *s)
 	s->thread_fd = (int)syscall(SYS_pidfd_open, s->thread, PIDFD_THREAD_FLAG); /* -1: older than Linux 6.9 */
 	s->ended[EXITED] = ended_child(42);
 	s->ended[KILLED] = ended_child(-1);
+	s->zombie = zombie_child();
 	child_open(s);
 }
 
@@ -218,6 +232,8 @@ static bool pidfds_check(struct victim *v, struct state *s)
 	for (int i = 0; i < ENDED; i++)
 		CHECK(v, has_ended(s->ended[i], 0) && syscall(SYS_pidfd_send_signal, s->ended[i], 0, NULL, 0) < 0 &&
 			      errno == ESRCH, "pidfd %d of a process that has ended: %m", i);
+	CHECK(v, has_ended(s->zombie, 0) && waitid(P_PIDFD, (id_t)s->zombie, &info, WEXITED | WNOWAIT) == 0 && info.si_status == 17,
+	      "pidfd of a zombie: %m, status %d", info.si_status);
 	CHECK(v, syscall(SYS_pidfd_send_signal, s->child_fd, SIGKILL, NULL, 0) == 0, "the child's pidfd: %m");
 	CHECK(v, has_ended(s->child_fd, 5000), "the child's pidfd does not tell of its end");
 	CHECK(v, waitid(P_PIDFD, (id_t)s->child_fd, &info, WEXITED) == 0 && info.si_pid == s->child && info.si_status == SIGKILL,
