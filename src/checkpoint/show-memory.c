@@ -117,7 +117,8 @@ static const char *kind_of(const Mapping *mapping)
 		{ MAPPING_VSYSCALL, "vsyscall" }, { MAPPING_VDSO, "vdso" }, { MAPPING_VVAR, "vvar" },
 		{ MAPPING_GUARD, "guard" }, { MAPPING_HEAP, "heap" }, { MAPPING_STACK, "stack" },
 		{ MAPPING_MEMFD, "memfd" }, { MAPPING_SYSV, "system v" }, { MAPPING_SOCKET, "socket ring" },
-		{ MAPPING_AIO, "aio ring" }, { MAPPING_IO_URING, "io_uring" }, { MAPPING_FILE_PRIVATE, "file" }, { MAPPING_FILE_SHARED, "file" },
+		{ MAPPING_AIO, "aio ring" }, { MAPPING_IO_URING, "io_uring" },
+		{ MAPPING_FILE_PRIVATE, "file" }, { MAPPING_FILE_SHARED, "file" },
 		{ MAPPING_ANON_SHARED, "shared memory" }, { MAPPING_ANON_PRIVATE, "anonymous" },
 	};
 

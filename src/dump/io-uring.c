@@ -245,8 +245,8 @@ static void refuse(struct dump_context *ctx, const struct dump_file *file, const
 		    what);
 }
 
-static int add_record(struct dump_context *ctx, const struct dump_file *file, const struct facts *facts, const struct view *view,
-		      bool array, struct error *error)
+static int add_record(struct dump_context *ctx, const struct dump_file *file, const struct facts *facts,
+		      const struct view *view, bool array, struct error *error)
 {
 	const struct io_uring_params *params = &view->params;
 	uint8_t *rings = view->rings;

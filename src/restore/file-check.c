@@ -205,7 +205,8 @@ static int check_leases(const struct image_set *images, bool held, struct image_
 		if (r < 0)
 			return r;
 		if (path && (is_leased(path) || (held && is_same(lease, path))))
-			image_blockers_add(blockers, 0, "file", "a process here has a lease on it, which opening it would break",
+			image_blockers_add(blockers, 0, "file",
+					   "a process here has a lease on it, which opening it would break",
 					   "let the program give its lease up before the move", "%s", path);
 	}
 	return 0;
@@ -229,7 +230,8 @@ static void check_marks(const FanotifyFd *group, struct image_blockers *blockers
 			image_blockers_add(blockers, 0, "file", "it is watched, and is missing on the restoring host",
 					   "create it there", "%s", mark->path ? mark->path : "?");
 		else if (mark->type != FANOTIFY_MARK_TYPE__FANOTIFY_INODE && !is_mount(mark->path))
-			image_blockers_add(blockers, 0, "file", "all of the file system there is watched, and none is mounted here",
+			image_blockers_add(blockers, 0, "file",
+					   "all of the file system there is watched, and none is mounted here",
 					   "mount it on the restoring host, too", "%s", mark->path);
 	}
 }

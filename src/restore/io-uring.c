@@ -108,7 +108,8 @@ static int ring_map(int fd, const IoUring *message, struct ring *ring, struct er
 	if (params->sq_entries != message->sq_entries || params->cq_entries != message->cq_entries ||
 	    !(params->features & IORING_FEAT_SINGLE_MMAP))
 		return error_set(error, -EOPNOTSUPP, "this kernel makes rings of another form");
-	ring->rings_size = message->no_array ? params->cq_off.cqes + message->cqes.len : params->sq_off.array + message->array.len;
+	ring->rings_size = message->no_array ? params->cq_off.cqes + message->cqes.len
+					     : params->sq_off.array + message->array.len;
 	ring->sqes_size = message->sqes.len;
 	ring->rings = mmap(NULL, ring->rings_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQ_RING);
 	ring->sqes = mmap(NULL, ring->sqes_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQES);

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Files and descriptors, where one victim that moves there and back does not show it."""
-from pagestream import send
+import os
+import shutil
+
+from pagestream import PageServer, send
 
 
 def test_fanotify_events_that_wait(two_hosts, page_server, start_victim):
@@ -40,3 +43,30 @@ def test_io_uring_in_flight(two_hosts, page_server, start_victim):
     assert "requests are in flight in it" in result.stderr, result.text()
     victim.check(a)
     victim.check(a)
+
+
+def test_files_on_overlayfs(two_hosts, keys, start_victim):
+    """Of a layer below, copied up, mapped: the numbers of device and inode are others in stat(2) and in /proc/PID/maps."""
+    a, b, _ = two_hosts
+    for host in a, b:
+        host.run(["sh", "-c", "mkdir -p /mnt/o/low /mnt/o/up /mnt/o/work /mnt/m"])
+        for name in "lower", "upper":
+            path = host.path(f"/mnt/o/low/{name}")
+            path.write_bytes(bytes(range(250)) * 80)
+            os.utime(path, (1000000000, 1000000000))
+        host.run(["mount", "-t", "overlay", "overlay", "-o", "lowerdir=/mnt/o/low,upperdir=/mnt/o/up,workdir=/mnt/o/work",
+                  "/mnt/m"])
+    try:
+        victim = start_victim(a, "overlay", "/mnt/m")
+        victim.check(a)
+        shutil.copy2(a.path("/mnt/m/upper"), b.path("/mnt/m/upper"))
+        with PageServer(a, keys) as on_a, PageServer(b, keys) as on_b:
+            for source, target, server, mode in (a, b, on_b, "hybrid"), (b, a, on_a, "postcopy"):
+                result = send(source, server, victim.pid, mode=mode)
+                assert result.status == 0, result.text() + victim.log()
+                victim.check(target)
+        victim.stop()
+    finally:
+        for host in a, b:
+            host.run(["umount", "/mnt/m"])
+            host.run(["rm", "-r", "/mnt/o", "/mnt/m"])

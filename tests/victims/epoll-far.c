@@ -96,7 +96,8 @@ static bool verify(struct victim *v, void *context)
 	unsigned int seen;
 	eventfd_t value;
 
-	CHECK(v, epoll_wait(s->outer, &event, 1, 0) == 1 && event.data.u64 == 2, "the outer set does not see the edge that is due");
+	CHECK(v, epoll_wait(s->outer, &event, 1, 0) == 1 && event.data.u64 == 2,
+	      "the outer set does not see the edge that is due");
 	if (!look(v, s, &seen))
 		return false;
 	CHECK(v, seen == 1u << EDGE, "members %x at first, not %x: an edge was due", seen, 1u << EDGE);

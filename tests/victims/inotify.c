@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * inotify: watches on two directories and a file, with a gap in their numbers and masks of their
- * own. One event waits at the move: it is there afterwards, or that it was lost is told. Then each watch reports what happens under its old
- * number, and new ones can be added.
+ * own. One event waits at the move: it is there afterwards, or that it was lost is told. Then each
+ * watch reports what happens under its old number, and new ones can be added.
  */
 #include "victim.h"
 

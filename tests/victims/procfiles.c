@@ -232,11 +232,13 @@ static bool pidfds_check(struct victim *v, struct state *s)
 	for (int i = 0; i < ENDED; i++)
 		CHECK(v, has_ended(s->ended[i], 0) && syscall(SYS_pidfd_send_signal, s->ended[i], 0, NULL, 0) < 0 &&
 			      errno == ESRCH, "pidfd %d of a process that has ended: %m", i);
-	CHECK(v, has_ended(s->zombie, 0) && waitid(P_PIDFD, (id_t)s->zombie, &info, WEXITED | WNOWAIT) == 0 && info.si_status == 17,
+	CHECK(v, has_ended(s->zombie, 0) && waitid(P_PIDFD, (id_t)s->zombie, &info, WEXITED | WNOWAIT) == 0 &&
+		      info.si_status == 17,
 	      "pidfd of a zombie: %m, status %d", info.si_status);
 	CHECK(v, syscall(SYS_pidfd_send_signal, s->child_fd, SIGKILL, NULL, 0) == 0, "the child's pidfd: %m");
 	CHECK(v, has_ended(s->child_fd, 5000), "the child's pidfd does not tell of its end");
-	CHECK(v, waitid(P_PIDFD, (id_t)s->child_fd, &info, WEXITED) == 0 && info.si_pid == s->child && info.si_status == SIGKILL,
+	CHECK(v, waitid(P_PIDFD, (id_t)s->child_fd, &info, WEXITED) == 0 && info.si_pid == s->child &&
+		      info.si_status == SIGKILL,
 	      "waiting by pidfd: %m");
 	child_open(s);
 	return true;
