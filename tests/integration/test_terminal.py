@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Terminals: what is refused, and programs that live in them."""
 import contextlib
+import os
+import re
+import shutil
 
 import pytest
-from checkpoint import Place, dump, wait_gone
+from checkpoint import Place, dump, restore, wait_gone
 from checkpoint import run as run_migrate
 from hosts import wait_until
-from pagestream import send
+from pagestream import PageServer, send, send_start, stop_at
 from refusal import Unharmed
 
 READY = "import os, time\n{}\nopen({!r}, 'w').close()\nwhile True: time.sleep(0.1)\n"
@@ -80,3 +83,136 @@ def test_number_in_use(two_hosts, page_server, tmp_path, host_place):
 def host_place():
     with Place() as made:
         yield made
+
+
+# tmux, with shells and vim in it
+
+ROUNDS = 5
+COUNTER = "n=0; while :; do echo tick $((++n)); for ((i = 0; i < 3000; i++)); do :; done; done"
+
+
+class Tmux:
+    """A tmux server with three windows: a shell with jobs, vim, and a shell that prints all the time. Nobody is attached."""
+
+    def __init__(self, host, directory):
+        self.host = host
+        self.command = ["tmux", "-f", "/dev/null", "-S", directory / "socket"]
+        self.env = {**os.environ, "HOME": str(directory), "TERM": "xterm", "SHELL": "/bin/bash", "PS1": "$ "}
+        (directory / "text").write_text("a line of the file\n")
+        self("new-session", "-d", "-x", "80", "-y", "24", "bash --norc")
+        self("set-option", "-g", "history-limit", "100000")
+        self.pid = int(self("display-message", "-p", "#{pid}"))
+        self("new-window", f"vim -u NONE -i NONE -n {directory / 'text'}")
+        self("new-window", "bash --norc")
+        self.type(0, "sleep 10000 &", "Enter", "cat", "Enter")
+        self.shows(0, "cat\n")
+        self.type(0, "C-z")  # which also throws away what was typed after it
+        self.shows(0, r"Stopped +cat\n.*[#$]\n")
+        self.type(0, "jobs", "Enter")
+        self.shows(0, r"Stopped +cat\n.*Running +sleep.*Stopped +cat")
+        self.shows(1, "a line of the file")
+        self.type(1, "o", "written in vim")
+        self.shows(1, "written in vim")
+        self.type(2, COUNTER, "Enter")
+        self.shows(2, r"tick \d+\n")
+
+    def __call__(self, *words):
+        return self.host.run([*self.command, *words], env=self.env).stdout
+
+    def type(self, window, *keys):
+        self("send-keys", "-t", f":{window}", *keys)
+
+    def screen(self, window, *words):
+        return self("capture-pane", "-p", "-t", f":{window}", *words)
+
+    def shows(self, window, pattern):
+        try:
+            wait_until(lambda: re.search(pattern, self.screen(window), re.S), 10, f"window {window} shows {pattern!r}", step=0.05)
+        except TimeoutError as e:
+            raise AssertionError(f"{e}\n{self.screen(window)}") from None
+
+    def still(self):
+        """What must not change by itself."""
+        return self.screen(0), self.screen(1), self("list-panes", "-s", "-F",
+                                                    "#{window_index} #{pane_tty} #{pane_pid} #{pane_width}x#{pane_height}")
+
+    def check(self, seen):
+        """All is as it was seen, and the loop prints on; nothing that it printed is lost."""
+        assert self.still() == seen
+        last = self.ticks()[-1]
+        wait_until(lambda: self.ticks()[-1] > last, 20, "the loop goes on", step=0.05)
+        ticks = self.ticks()
+        assert ticks == list(range(ticks[0], ticks[0] + len(ticks)))
+
+    def ticks(self):
+        return list(map(int, re.findall(r"^tick (\d+)$", self.screen(2, "-S", "-2000"), re.M)))
+
+    def use(self):
+        """What a user would do next."""
+        self.type(0, "fg %2", "Enter")
+        self.shows(0, r"fg %2\ncat\n")
+        self.type(0, "through cat", "Enter")
+        self.shows(0, "fg %2\ncat\nthrough cat\nthrough cat\n")
+        self.type(0, "C-c")
+        self.shows(0, r"\^C\n.*[#$]\n")
+        self.type(0, "jobs", "Enter")
+        self.shows(0, r"\^C\n.*jobs\n\[1\]\+ +Running +sleep 10000 &\n")
+        self.type(1, " and later", "Escape", ":wq", "Enter")
+        self.type(2, "C-c")
+        self.shows(2, r"\^C\n")
+
+    def end(self):
+        for pid in self.host.tree(self.pid):
+            self.host.kill(pid)
+
+
+@pytest.fixture
+def tmux(two_hosts, tmp_path):
+    for program in ("tmux", "vim"):
+        if shutil.which(program) is None:
+            pytest.skip(f"needs {program}")
+    made = Tmux(two_hosts[0], tmp_path)
+    yield made
+    made.end()
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "postcopy"])
+def test_tmux(two_hosts, keys, tmux, tmp_path, mode):
+    a, b, _ = two_hosts
+    seen = tmux.still()
+    with PageServer(a, keys) as on_a, PageServer(b, keys) as on_b:
+        for _ in range(ROUNDS):
+            for source, target, server in ((a, b, on_b), (b, a, on_a)):
+                result = send(source, server, tmux.pid, mode=mode)
+                assert result.status == 0, result.text()
+                tmux.host = target
+                tmux.check(seen)
+    tmux.use()
+    wait_until(lambda: (tmp_path / "text").read_text() == "a line of the file\nwritten in vim and later\n", 20, "vim has saved")
+
+
+def test_tmux_checkpoint(two_hosts, tmux, host_place):
+    a = two_hosts[0]
+    seen = tmux.still()
+    dump(a, host_place, tmux.pid, host_place.make("running"), "--leave-running")
+    tmux.check(seen)
+    pids = a.tree(tmux.pid)
+    directory = host_place.make("ended")
+    dump(a, host_place, tmux.pid, directory)
+    wait_gone(a, pids)
+    restore(a, host_place, directory)
+    tmux.check(seen)
+    tmux.use()
+
+
+@pytest.mark.parametrize("phase", ["hand-over", "held"])
+def test_killed(two_hosts, page_server, start_victim, phase):
+    """What was copied out of terminals is there when migrate is killed afterwards."""
+    a, _, _ = two_hosts
+    victim = start_victim(a, "pty-queue")
+    victim.check(a)
+    job = send_start(a, page_server, victim.pid, env=stop_at(phase))
+    job.wait_stopped()
+    job.kill()
+    job.wait()
+    victim.check(a)
