@@ -37,19 +37,20 @@ class Files:
 @pytest.mark.parametrize("kind", VICTIMS)
 def test_state(host, place, start_victim, kind):
     name, *args = kind.split(":")
+    words = ["--tcp-established"] if kind == "tcp-pairs" else []
     victim = start_victim(host, name, *args, private=name in PRIVATE)
     victim.check(host)
     # It goes on, with the checkpoint made ...
-    facts = dump(host, place, victim.pid, place.make("running"), "--leave-running")
+    facts = dump(host, place, victim.pid, place.make("running"), "--leave-running", *words)
     assert facts["downtime_ms"] > 0, facts
     victim.check(host)
     # ... and ends with the second one, which is restored twice.
     pids = host.tree(victim.pid)
     directory = place.make("ended")
-    dump(host, place, victim.pid, directory)
+    dump(host, place, victim.pid, directory, *words)
     wait_gone(host, pids)
     files = Files(victim, place)
-    restore(host, place, directory)
+    restore(host, place, directory, *words)
     victim.check(host)
     for pid in host.tree(victim.pid):
         host.kill(pid)
@@ -59,5 +60,5 @@ def test_state(host, place, start_victim, kind):
     if kind in ("posix-shm", "mqueue"):
         host.run(["find", "/dev/shm", "/dev/mqueue", "-xdev", "-type", "f", "-not", "-name", "victim-mapped-*", "-delete"])
     files.put_back()
-    restore(host, place, directory, "--lazy-pages")
+    restore(host, place, directory, "--lazy-pages", *words)
     victim.check(host)

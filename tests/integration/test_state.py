@@ -13,6 +13,7 @@ VICTIMS = [
     "files", "deleted", "deleted:map", "pipes", "fifo", "eventfd", "epoll", "timerfd", "signalfd", "inotify", "unixpair",
     "sysv-shm", "sysv-sem", "sysv-msg", "posix-shm", "mqueue", "shared-open",
     "listen-tcp", "listen-unix", "udp", "tree", "pty", "pty-session",
+    "tcp-pairs",
     "locks", "leases", "procfiles", "epoll-far", "aio", "fanotify", "uring",
     "tree:zombie", "sessions", "zombies", "tables", "stopped",
 ]

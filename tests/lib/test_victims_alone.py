@@ -18,6 +18,7 @@ VICTIMS = [
     ("timerfd",), ("signalfd",), ("inotify",),
     ("unixpair",), ("listen-tcp",), ("listen-unix",), ("udp",), ("tree",), ("tree", "zombie"), ("pty",), ("pty-queue",), ("pty-session",),
     ("sessions",), ("zombies",), ("tables",), ("stopped",),
+    ("tcp-pairs",),
 ]
 
 
