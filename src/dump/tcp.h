@@ -16,8 +16,8 @@
 enum image_kind dump_tcp_kind(int fd);
 
 /*
- * Reads a connection whose program stands still: PID `pid` has it open as `number`, we as `fd`. `message` is initialised by the caller, `data` gets what was received and
- * then what is to be sent. `ret_state` is a TCP_* of the kernel.
+ * Reads a connection whose program stands still: PID `pid` has it open as `number`, we as `fd`. `message` is initialised by
+ * the caller, `data` gets what was received and then what is to be sent. `ret_state` is a TCP_* of the kernel.
  */
 int dump_tcp_read(struct dump_context *ctx, pid_t pid, int number, int fd, TcpStream *message, struct buffer *data,
 		  uint32_t *ret_state, struct error *error);

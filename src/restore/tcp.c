@@ -109,7 +109,9 @@ static int set_sequence(int fd, int queue, uint32_t number)
 /* Bytes (with our FIN) that the peer may not have acknowledged, and was sent. */
 static bool is_waiting(const InetSocket *socket, const struct stream *stream)
 {
-	return stream->sent > 0 || (has_own_fin(socket->state) && socket->state != TCP_FIN_WAIT2 && !stream->message->fin_unsent);
+	bool fin = has_own_fin(socket->state) && socket->state != TCP_FIN_WAIT2 && !stream->message->fin_unsent;
+
+	return fin || stream->sent > 0;
 }
 
 static int connect_quietly(int fd, const InetSocket *socket, const struct stream *stream, struct error *error)
@@ -260,7 +262,8 @@ static int make_connecting(int fd, const InetSocket *socket, const TcpStream *me
 
 static int note(struct restore_files *files, int fd, const InetSocket *socket, struct error *error)
 {
-	struct restore_connection connection = { .reuse = socket->opts->reuseaddr, .connecting = socket->state == TCP_SYN_SENT };
+	struct restore_connection connection = { .reuse = socket->opts->reuseaddr,
+						 .connecting = socket->state == TCP_SYN_SENT };
 
 	connection.size = restore_inet_address(socket, true, &connection.peer);
 	if (connection.size == 0)

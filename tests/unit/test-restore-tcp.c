@@ -580,7 +580,8 @@ static int own_network(void **state)
 	if (unshare(CLONE_NEWNET) < 0)
 		return -1;
 	/* What a connection learned is not to help the next one: between hosts it has not been there. */
-	return system("sysctl -qw net.ipv4.tcp_no_metrics_save=1 && ip link set lo up && ip addr add " HERE "/32 dev lo && ip addr add " MOVED "/32 dev lo && "
+	return system("sysctl -qw net.ipv4.tcp_no_metrics_save=1 && ip link set lo up && "
+		      "ip addr add " HERE "/32 dev lo && ip addr add " MOVED "/32 dev lo && "
 		      "ip -6 addr add " HERE6 "/128 dev lo && ip -6 addr add " MOVED6 "/128 dev lo");
 }
 
