@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Content that is only reached through descriptors - memfds, deleted files and files in memory that nobody has mapped - found while the
- * tree runs, so that it can be sent before the freeze. Descriptors are described at the freeze; here only their links are
- * read, and only those that have content of that kind are fetched.
+ * Content that is only reached through descriptors - memfds, deleted files and files in memory that nobody has mapped - found
+ * while the tree runs, so that it can be sent before the freeze. Descriptors are described at the freeze; here only their
+ * links are read, and only those that have content of that kind are fetched.
  *
  * Failure modes: a descriptor or a process that goes meanwhile is skipped, the next look has it no more.
  */

@@ -65,8 +65,8 @@ static void drain_run(struct drain *drain, int fd)
 	while (drain->count < drain->room) {
 		struct drain_message *message = &drain->messages[drain->count];
 
-		message->length = syscall(SYS_mq_timedreceive, fd, drain_text(drain, drain->count), drain->size, &message->priority,
-					  NULL);
+		message->length = syscall(SYS_mq_timedreceive, fd, drain_text(drain, drain->count), drain->size,
+					  &message->priority, NULL);
 		if (message->length < 0)
 			break;
 		drain->count++;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Who else uses the shared memory, the deleted files and the files in memory of the tree. A copy of them moves: what a process outside of the
- * tree writes afterwards, or what the tree writes, the other one never sees. So that is a blocker.
+ * Who else uses the shared memory, the deleted files and the files in memory of the tree. A copy of them moves: what a process
+ * outside of the tree writes afterwards, or what the tree writes, the other one never sees. So that is a blocker.
  *
  * All mappings and descriptors of all processes are looked through, at preflight only: it takes some 50 us a process.
  * Looking is enough for two kinds of use: a memfd that is sealed against writing never changes, and a deleted file that
@@ -101,8 +101,8 @@ static void block_queue(const struct look *look, const char *name)
 	struct procfs_stat stat = { .comm = "?" };
 
 	(void)procfs_read_stat(look->pid, &stat, NULL);
-	dump_refuse(look->ctx, 0, "descriptor", IMAGE_KIND_SYSV_OUTSIDE, "message queue %s, as PID %d (%s) does", name, look->pid,
-		    stat.comm);
+	dump_refuse(look->ctx, 0, "descriptor", IMAGE_KIND_SYSV_OUTSIDE, "message queue %s, as PID %d (%s) does", name,
+		    look->pid, stat.comm);
 }
 
 /* `writes`: the other process may write through this use of it. */

@@ -61,8 +61,8 @@ static int probe_add(struct probe *probe, unsigned number, int shift)
 	}
 	ops[count++] = (struct sembuf){ .sem_num = (unsigned short)number, .sem_op = (short)(-value - 1),
 					.sem_flg = IPC_NOWAIT };
-	return tracee_batch_try(probe->batch, SYS_semop, probe->set, tracee_batch_data(probe->batch, ops, count * sizeof(ops[0])),
-				count);
+	return tracee_batch_try(probe->batch, SYS_semop, probe->set,
+				tracee_batch_data(probe->batch, ops, count * sizeof(ops[0])), count);
 }
 
 static int probe_run(struct probe *probe, struct error *error)

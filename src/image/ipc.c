@@ -158,7 +158,16 @@ void image_ipc_end(const JournalEntry *entry)
 
 const char *image_ipc_kind_name(uint32_t kind)
 {
-	return kind == IMAGE_IPC_MQUEUE ? "POSIX queue" : kind == IMAGE_IPC_SEGMENT ? "segment" : kind == IMAGE_IPC_SET ? "semaphore set" : "message queue";
+	switch (kind) {
+	case IMAGE_IPC_SEGMENT:
+		return "segment";
+	case IMAGE_IPC_SET:
+		return "semaphore set";
+	case IMAGE_IPC_QUEUE:
+		return "message queue";
+	default:
+		return "POSIX queue";
+	}
 }
 
 const char *image_ipc_kind_short(uint32_t kind)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * System V IPC objects by their ids, and POSIX message queues by their names: which of them an image set has, and how they end. They outlive every process, so each
- * side notes them in its journal: the target before it makes one, the source before it gives the tree away.
+ * System V IPC objects by their ids, and POSIX message queues by their names: which of them an image set has, and how they
+ * end. They outlive every process, so each side notes them in its journal: the target before it makes one, the source before
+ * it gives the tree away.
  */
 #pragma once
 
@@ -33,12 +34,15 @@ struct image_ipcs {
 	ARRAY(struct image_ipc) list;
 };
 
-/* Segments, sets and queues of a set, in that order, then POSIX queues that have a name; appended to `ret`. -ENOMEM, -EPROTO. */
+/* Segments, sets and queues of an image set, then POSIX queues that have a name; appended to `ret`. -ENOMEM, -EPROTO. */
 int image_ipc_list(const struct image_set *images, struct image_ipcs *ret, struct error *error);
 bool image_ipc_has(const struct image_ipcs *objects, const struct image_ipc *object);
 void image_ipcs_deinit(struct image_ipcs *objects);
 
-/* Removes the object of this IPC namespace that has that id, if it has that key as well; or that name. A segment that is attached goes later. */
+/*
+ * Removes the object of this IPC namespace that has that id, if it has that key as well; or that name. A segment that is
+ * attached goes later.
+ */
 void image_ipc_remove(const struct image_ipc *object);
 
 /*

@@ -224,8 +224,8 @@ int restore_memory_files_compare(const struct restore_files *files, const struct
 		bool mapped;
 		int r = image_unpack(record, ghost_file, &message, error);
 
-		if (r == 0 && (!message->path || has_file(files, record->id) || lstat(message->path, &there) < 0 || !is_same(message, &there) ||
-			       is_equal(message, &there)))
+		if (r == 0 && (!message->path || has_file(files, record->id) || lstat(message->path, &there) < 0 ||
+			       !is_same(message, &there) || is_equal(message, &there)))
 			continue;
 		if (r == 0)
 			r = is_mapped(images, record->id, &mapped, error);

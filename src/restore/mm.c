@@ -236,20 +236,23 @@ static int step_attach(struct restore_mm_run *run, const struct restore_step *st
 {
 	const struct restore_segment *wanted = step->wanted;
 	uint64_t offset = wanted->pgoff + (step->start - wanted->start), length = step->end - step->start, size, place;
-	uint32_t flags = ((wanted->fdflags & O_ACCMODE) == O_RDONLY ? SHM_RDONLY : 0) | (wanted->prot & PROT_EXEC ? SHM_EXEC : 0);
+	uint32_t flags = (wanted->fdflags & O_ACCMODE) == O_RDONLY ? SHM_RDONLY : 0;
 	uint32_t prot = PROT_READ | (flags & SHM_RDONLY ? 0 : PROT_WRITE) | (wanted->prot & PROT_EXEC), id;
 	int r = restore_shared_segment(run->tree, wanted->shmid, &id, &size, error);
 
 	if (r < 0)
 		return r;
+	flags |= wanted->prot & PROT_EXEC ? SHM_EXEC : 0;
 	if (offset > size || length > size - offset)
-		return error_set(error, -EPROTO, "the mapping at %llx is larger than its segment", (unsigned long long)step->start);
+		return error_set(error, -EPROTO, "the mapping at %llx is larger than its segment",
+				 (unsigned long long)step->start);
 	place = length == size ? step->start : find_gap(run, size);
 	if (!place)
 		return error_set(error, -ENOMEM, "no room in the address space of PID %d", run->process->pid);
 	tracee_batch_call(run->batch, SYS_shmat, id, place, flags);
 	if (length != size) {
-		tracee_batch_call(run->batch, SYS_mremap, place + offset, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, step->start);
+		tracee_batch_call(run->batch, SYS_mremap, place + offset, length, length, MREMAP_MAYMOVE | MREMAP_FIXED,
+				  step->start);
 		if (offset)
 			tracee_batch_call(run->batch, SYS_munmap, place, offset);
 		if (offset + length < size)

@@ -139,6 +139,10 @@ void restore_shared_begin(struct restore_tree *tree)
 /* Size, owner and mode of a memfd may change from round to round. */
 static int shared_update(struct shared_object *object, const SharedMemory *message, struct error *error)
 {
+	uint64_t whole = message->segment ? (message->segment->size + SHARED_PAGE - 1) & ~(SHARED_PAGE - 1) : 0;
+
+	if (object->sysv != (message->segment != NULL) || (object->sysv && message->size != whole))
+		return error_set(error, -EPROTO, "shared memory object %u is not the segment that it was", object->id);
 	object->seals = message->seals;
 	object->size = message->size;
 	object->wanted = true;
@@ -302,7 +306,8 @@ int restore_shared_drop(struct restore_tree *tree, uint32_t id, uint64_t offset,
 	r = shared_get(tree, id, &object, error);
 	if (r == 0 && !object->in_place)
 		r = writable(object, &fd, &own, error);
-	if (r < 0 || object->in_place || fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)size) == 0)
+	if (r < 0 || object->in_place ||
+	    fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)size) == 0)
 		return r;
 	if (errno != EOPNOTSUPP)
 		return error_set_errno(error, -errno, "cannot drop pages of shared memory object %u", id);

@@ -86,8 +86,9 @@ static int make_once(struct restore_tree *tree, uint32_t kind, const IpcDescript
 	if (r == 0)
 		r = tracee_batch_run(restore_sysv_actor(tree, 0), batch, tree->deadline, error);
 	if (r == 0 && tracee_batch_result(batch, index) < 0)
-		r = error_set_errno(error, (int)tracee_batch_result(batch, index), "cannot make the System V %s %u (key 0x%08x)",
-				    image_ipc_kind_name(kind), desc->id, desc->key);
+		r = error_set_errno(error, (int)tracee_batch_result(batch, index),
+				    "cannot make the System V %s %u (key 0x%08x)", image_ipc_kind_name(kind), desc->id,
+				    desc->key);
 	if (r == 0)
 		*ret_id = (int)tracee_batch_result(batch, index);
 	tracee_batch_free(batch);
@@ -209,7 +210,8 @@ static void check_object(const struct image_ipc *object, struct image_blockers *
 				   "restore on a kernel with CONFIG_CHECKPOINT_RESTORE, with CAP_CHECKPOINT_RESTORE",
 				   "%s %u", name, object->id);
 	else if (holder >= 0)
-		image_blockers_add(blockers, 0, "System V", "its id, or the slot that goes with it, is taken on the restoring host",
+		image_blockers_add(blockers, 0, "System V",
+				   "its id, or the slot that goes with it, is taken on the restoring host",
 				   "remove the object there (ipcrm), or restore in an IPC namespace of its own (unshare -i)",
 				   "%s %u (%d has the slot: ipcrm -%c %d)", name, object->id, holder, letter, holder);
 	else if (key_is_taken(object->kind, object->key))

@@ -3,6 +3,7 @@
 it is.
 """
 import re
+import subprocess
 
 import pytest
 from hosts import wait_until
@@ -143,6 +144,25 @@ def test_mq_notify(two_hosts, page_server, start_victim):
     result = send(a, page_server, victim.pid)
     assert result.status == 1 and "mq_notify" in result.text(), result.text()
     assert not objects(b)
+
+
+def test_attached_by_somebody_unseen(two_hosts, page_server, start_victim):
+    """A process in a PID namespace above, as of a host around a container: the number of mappings tells."""
+    a, b, _ = two_hosts
+    victim = start_victim(a, "sysv-shm")
+    ident = next(one[2] for one in objects(a) if one[1] > 0)
+    unseen = subprocess.Popen(["nsenter", "-t", str(a.init), "-i", "--", "/usr/bin/python3", "-c",
+                               "import ctypes, sys; c = ctypes.CDLL(None)\n" + STRANGER["sysv-shm"].format(id=ident) +
+                               "\nprint(flush=True); sys.stdin.read()"], stdin=-1, stdout=-1)
+    try:
+        assert unseen.stdout.readline()
+        result = send(a, page_server, victim.pid)
+        assert result.status == 1 and "processes outside of the tree use it, too" in result.text(), result.text()
+        assert not objects(b)
+    finally:
+        unseen.stdin.close()
+        unseen.wait(20)
+        unseen.stdout.close()
 
 
 def test_segment_that_nobody_has_attached(two_hosts, page_server, start_victim):

@@ -106,8 +106,9 @@ static bool check_attributes(struct victim *v, const struct state *s)
 	struct stat info;
 	mqd_t again;
 
-	CHECK(v, mq_getattr(s->both, &attributes) == 0 && attributes.mq_flags == O_NONBLOCK && attributes.mq_maxmsg == MESSAGES &&
-	      attributes.mq_msgsize == LARGEST && attributes.mq_curmsgs == MESSAGES,
+	CHECK(v, mq_getattr(s->both, &attributes) == 0, "mq_getattr: %m");
+	CHECK(v, attributes.mq_flags == O_NONBLOCK && attributes.mq_maxmsg == MESSAGES && attributes.mq_msgsize == LARGEST &&
+	      attributes.mq_curmsgs == MESSAGES,
 	      "the queue: flags %lo, %ld of %ld messages of %ld bytes", attributes.mq_flags, attributes.mq_curmsgs,
 	      attributes.mq_maxmsg, attributes.mq_msgsize);
 	CHECK(v, mq_getattr(s->reader, &attributes) == 0 && attributes.mq_flags == 0 && attributes.mq_curmsgs == MESSAGES,
@@ -118,7 +119,7 @@ static bool check_attributes(struct victim *v, const struct state *s)
 	CHECK(v, again >= 0 && mq_getattr(again, &attributes) == 0 && attributes.mq_curmsgs == MESSAGES && mq_close(again) == 0,
 	      "under its name is another queue: %m");
 	CHECK(v, mq_send(s->reader, "", 0, 0) < 0 && errno == EBADF, "what is open for reading can be written");
-	CHECK(v, fstat(s->full, &info) == 0 && info.st_nlink == 0, "the queue without a name has %lu", (unsigned long)info.st_nlink);
+	CHECK(v, fstat(s->full, &info) == 0 && info.st_nlink == 0, "the queue without a name has one");
 	return true;
 }
 
@@ -136,8 +137,8 @@ static bool receive_all(struct victim *v, const struct state *s)
 			if (priority_of(i) != priorities[pass])
 				continue;
 			size = mq_receive(s->reader, text, sizeof(text), &priority);
-			CHECK(v, size == (ssize_t)size_of(i) && priority == priorities[pass], "message %d: %zd bytes, priority %u: %m",
-			      i, size, priority);
+			CHECK(v, size == (ssize_t)size_of(i) && priority == priorities[pass],
+			      "message %d: %zd bytes, priority %u: %m", i, size, priority);
 			CHECK(v, victim_differs(text, size_of(i), seed_of(s, i)) < 0, "message %d has wrong content", i);
 		}
 	CHECK(v, mq_receive(s->both, text, sizeof(text), NULL) < 0 && errno == EAGAIN, "there are more messages");

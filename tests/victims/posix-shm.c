@@ -145,7 +145,8 @@ static bool check_file(struct victim *v, const char *name, int fd, size_t size)
 	CHECK(v, here.st_ino == open_one.st_ino && here.st_dev == open_one.st_dev, "%s is not the file that is open", path);
 	CHECK(v, (size_t)here.st_size == size && (here.st_mode & 07777) == 0640, "%s has %lld bytes, mode %o", path,
 	      (long long)here.st_size, here.st_mode);
-	CHECK(v, readlink(link, target, sizeof(target) - 1) > 0 && strcmp(target, path) == 0, "%s is known as %s", path, target);
+	CHECK(v, readlink(link, target, sizeof(target) - 1) > 0 && strcmp(target, path) == 0, "%s is known as %s", path,
+	      target);
 	return true;
 }
 

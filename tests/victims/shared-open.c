@@ -85,7 +85,8 @@ static void pass(int from, int *to)
 	} control = { 0 };
 	char byte = 0;
 	struct iovec part = { &byte, 1 };
-	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control) };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
+				  .msg_controllen = sizeof(control) };
 	int pair[2];
 
 	MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
@@ -138,7 +139,8 @@ static bool check_memfd(struct victim *v, const struct state *s, int i)
 	int fd = s->seals[i], seals = fcntl(fd, F_GET_SEALS);
 	struct stat info;
 
-	CHECK(v, seals == kinds[i].seals, "memfd %s has seals %x, not %x", kinds[i].name, (unsigned)seals, (unsigned)kinds[i].seals);
+	CHECK(v, seals == kinds[i].seals, "memfd %s has seals %x, not %x", kinds[i].name, (unsigned)seals,
+	      (unsigned)kinds[i].seals);
 	CHECK(v, fstat(fd, &info) == 0 && (info.st_mode & 0777) == (kinds[i].flags & MFD_NOEXEC_SEAL ? 0666 : 0777),
 	      "memfd %s has mode %o", kinds[i].name, info.st_mode);
 	CHECK(v, pread(fd, page, sizeof(page), 0) == sizeof(page) && victim_differs(page, sizeof(page), (uint64_t)i) < 0,
@@ -163,7 +165,8 @@ static bool verify(struct victim *v, void *context)
 	if (!victim_peer_ask(v, &s->child, ASK_POSITIONS))
 		return false;
 	CHECK(v, fcntl(s->same, F_SETFL, O_APPEND | O_NONBLOCK) == 0 && fcntl(s->first, F_GETFL) & O_NONBLOCK &&
-	      !(fcntl(s->other, F_GETFL) & O_NONBLOCK) && fcntl(s->first, F_SETFL, O_APPEND) == 0, "flags are not shared as they were");
+	      !(fcntl(s->other, F_GETFL) & O_NONBLOCK) && fcntl(s->first, F_SETFL, O_APPEND) == 0,
+	      "flags are not shared as they were");
 	for (int i = 0; i < MEMFDS; i++)
 		if (!check_memfd(v, s, i))
 			return false;

@@ -184,7 +184,8 @@ static void start_thread(const struct state *s)
 
 	operate(s->result, 0, 1, SEM_UNDO);
 	operate(s->result, 0, -1, SEM_UNDO);
-	MUST(clone(wait_for_ever, stack + sizeof(stack), CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD, NULL) > 0);
+	MUST(clone(wait_for_ever, stack + sizeof(stack), CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD,
+		   NULL) > 0);
 }
 
 int main(int argc, char **argv)

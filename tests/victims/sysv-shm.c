@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * System V shared memory of a process and its child: a segment with a key and an odd size, which the child has attached at
- * another address and for reading only (with "unattached": one more, that nobody has attached); one that is removed but attached, with a part of it unmapped and a part protected;
- * and a small one attached twice, that another user owns.
+ * another address and for reading only; one that is removed but attached, with a part of it unmapped and a part protected;
+ * and a small one attached twice, that another user owns. With "unattached": one more, that nobody has attached.
  */
 #include "victim.h"
 
