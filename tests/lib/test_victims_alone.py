@@ -19,6 +19,7 @@ VICTIMS = [
     ("unixpair",), ("listen-tcp",), ("listen-unix",), ("udp",), ("tree",), ("tree", "zombie"), ("pty",), ("pty-queue",), ("pty-session",),
     ("sessions",), ("zombies",), ("tables",), ("stopped",),
     ("tcp-pairs",),
+    ("kinship",),
 ]
 
 
