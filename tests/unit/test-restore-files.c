@@ -223,7 +223,7 @@ static void setup_blocked(const char *directory)
 	CHILD_CHECK(link(path, other) == 0 && unlink(path) == 0);
 	CHILD_CHECK(socket(AF_VSOCK, SOCK_STREAM, 0) == 2);
 	CHILD_CHECK(open("/proc/1/status", O_RDONLY) == 3);
-	CHILD_CHECK(syscall(SYS_pidfd_open, getpid(), 0) == 4);
+	CHILD_CHECK(syscall(SYS_pidfd_open, getppid(), 0) == 4);
 	CHILD_CHECK(open(directory, O_RDONLY | O_DIRECTORY) == 5);
 	CHILD_CHECK(mkdir(path, 0700) == 0);
 	CHILD_CHECK(open(path, O_RDONLY | O_DIRECTORY) == 6);
