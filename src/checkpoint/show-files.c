@@ -125,7 +125,8 @@ static uint32_t add_inet(struct show *show, const InetSocket *socket, json_t *ob
 	set_address(object, "local", socket->family, socket->n_src_addr, socket->src_addr, socket->src_port);
 	if (socket->dst_port)
 		set_address(object, "remote", socket->family, socket->n_dst_addr, socket->dst_addr, socket->dst_port);
-	json_object_set_new(object, "unread", show_number(unread_socket(show, socket->id) + unread_datagrams(show, socket->id)));
+	json_object_set_new(object, "unread",
+			    show_number(unread_socket(show, socket->id) + unread_datagrams(show, socket->id)));
 	return socket->flags;
 }
 

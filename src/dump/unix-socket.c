@@ -10,8 +10,8 @@
  * A socket may be on its way through another one, and nobody has it open. Those are found at the freeze only (they are peeked
  * at); while the tree runs, a peer that no process outside has open is taken for one.
  *
- * Failure modes, all blockers: a peer outside of the tree, unless dump_options.ext_unix says that it may be: the restore then has
- * streams closed by their peer, and datagram sockets connect to the same name again. A connection that waits to be accepted and
+ * Failure modes, all blockers: a peer outside of the tree, unless dump_options.ext_unix says that it may be: the restore then
+ * has streams closed by their peer, and datagram sockets connect to the same name again. A connection that waits to be accepted and
  * has brought data already, which nobody can read; one whose client has gone.
  */
 #include <errno.h>

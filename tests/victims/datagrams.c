@@ -127,7 +127,9 @@ static bool take_all(struct victim *v, struct state *s)
 	    !take(v, s->lite, "lite", s->lite_sender) || !take(v, s->filtered, "yes", s->senders[0]))
 		return false;
 	for (int i = 0; i < 5; i++)
-		CHECK(v, recv(((int[]){s->four, s->both, s->connected, s->lite, s->filtered})[i], &(char){0}, 1, MSG_DONTWAIT) < 0,
+		CHECK(v,
+		      recv(((int[]){s->four, s->both, s->connected, s->lite, s->filtered})[i], &(char){0}, 1,
+			   MSG_DONTWAIT) < 0,
 		      "socket %d has more than was sent", i);
 	return true;
 }

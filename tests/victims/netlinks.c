@@ -77,7 +77,8 @@ static bool verify(struct victim *v, void *context)
 	      groups[1] == 1U << (FAR_GROUP - 33), "the far groups are %#x", groups[1]);
 	CHECK(v, get(s->route, NETLINK_EXT_ACK) == 1 && get(s->generic, NETLINK_EXT_ACK) == 0, "NETLINK_EXT_ACK");
 	size = sizeof(now);
-	CHECK(v, getsockname(s->fresh, (struct sockaddr *)&now, &size) == 0 && now.nl_pid == 0, "one is bound to %u", now.nl_pid);
+	CHECK(v, getsockname(s->fresh, (struct sockaddr *)&now, &size) == 0 && now.nl_pid == 0, "one is bound to %u",
+	      now.nl_pid);
 	return ask(v, s);
 }
 

@@ -104,7 +104,8 @@ static bool verify(struct victim *v, void *context)
 	CHECK(v, get(s->bound, PACKET_AUXDATA) == 1 && get(s->bound, PACKET_VERSION) == TPACKET_V2, "options differ");
 	CHECK(v, get(s->spread, PACKET_FANOUT) == s->fanout, "fanout %#x, not %#x", get(s->spread, PACKET_FANOUT), s->fanout);
 	size = sizeof(name);
-	CHECK(v, getsockname(s->fresh, (struct sockaddr *)&name, &size) == 0 && name.sll_protocol == 0, "the fresh one is bound");
+	CHECK(v, getsockname(s->fresh, (struct sockaddr *)&name, &size) == 0 && name.sll_protocol == 0,
+	      "the fresh one is bound");
 	return true;
 }
 
