@@ -94,8 +94,8 @@ static void note_scheduling(struct dump_context *ctx, const struct dump_process 
 		image_blockers_note(&ctx->blockers, process->pid, "utilization clamps %u to %u: the copy has %u to %u",
 				    theirs.minimum, theirs.maximum, own.minimum, own.maximum);
 	if (prctl(PR_SCHED_CORE, PR_SCHED_CORE_GET, process->pid, 0 /* of the thread */, &cookie) == 0 && cookie)
-		image_blockers_note(&ctx->blockers, process->pid, "a cookie of core scheduling: the copy shares processor cores "
-				    "with everybody");
+		image_blockers_note(&ctx->blockers, process->pid,
+				    "a cookie of core scheduling: the copy shares processor cores with everybody");
 }
 
 static void note_flusher(struct dump_context *ctx, const struct dump_process *process)
