@@ -160,6 +160,14 @@ struct dump_mounts;
 struct dump_inet;
 struct dump_ptys;
 
+/* pty.c: a pseudo-terminal of the tree, for finding who else uses it. */
+struct dump_pty_identity {
+	uint32_t index;
+	dev_t dev;  /* of the slave's file; 0: not known */
+	pid_t pid;  /* has the master open, */
+	int number; /* under this number */
+};
+
 /* A descriptor of a terminal that does not move by itself, until it is known whether its master is in the tree. */
 struct dump_terminal {
 	pid_t pid;
@@ -196,6 +204,7 @@ struct dump_files {
 	struct dump_inet *inet;     /* inet-socket.c, of this collection */
 	ARRAY(struct dump_listener) listeners; /* listeners.c */
 	struct dump_ptys *ptys;	    /* pty.c, of this collection */
+	ARRAY(struct dump_pty_identity) pairs; /* pty.c: of the last collection */
 	ARRAY(uint32_t) masters;    /* pty.c: numbers of pseudo-terminals whose masters dump_ptys_find() has found */
 	ARRAY(struct dump_terminal) slaves; /* tty.c, of this collection */
 	ARRAY(uint32_t) terminals; /* tty.c: ids of its IMAGE_TTY_INFO records of this collection */

@@ -99,6 +99,7 @@ void dump_files_free(struct dump_files *files)
 	array_deinit(&files->slaves);
 	array_deinit(&files->terminals);
 	array_deinit(&files->masters);
+	array_deinit(&files->pairs);
 	array_deinit(&files->in_flight);
 	array_deinit(&files->mapped.list);
 	array_deinit(&files->checked.list);

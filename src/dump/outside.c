@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Who else uses the shared memory, the deleted files and the files in memory of the tree. A copy of them moves: what a process
- * outside of the tree writes afterwards, or what the tree writes, the other one never sees. So that is a blocker.
+ * Who else uses the shared memory, the deleted files, the files in memory and the terminals of the tree. A copy of them moves:
+ * what a process outside of the tree writes afterwards, or what the tree writes, the other one never sees. So that is a blocker.
  *
  * All mappings and descriptors of all processes are looked through, at preflight only: it takes some 50 us a process.
  * Looking is enough for two kinds of use: a memfd that is sealed against writing never changes, and a deleted file that
@@ -20,6 +20,7 @@
 
 #include "dump/file-kind.h"
 #include "dump/parts.h"
+#include "dump/pty.h"
 #include "dump/shared-memory.h"
 #include "dump/sysv.h"
 #include "ghost-file.pb-c.h"
@@ -46,6 +47,8 @@ static bool is_queue(const struct look *look, const struct stat *info)
 static bool has_such_a_name(const struct look *look, const char *name)
 {
 	if (look->ctx->files && look->ctx->files->queues.count && name[0] == '/')
+		return true;
+	if (look->ctx->files && look->ctx->files->pairs.count && strncmp(name, "/dev/pt", 7) == 0)
 		return true;
 	if (dump_shared_is(name) || dump_link_is_deleted(name))
 		return true;
@@ -139,6 +142,27 @@ static void look_at_maps(struct look *look)
 	procfs_maps_deinit(&maps);
 }
 
+static void block_terminal(const struct look *look, int index)
+{
+	struct procfs_stat stat = { .comm = "?" };
+
+	(void)procfs_read_stat(look->pid, &stat, NULL);
+	dump_refuse(look->ctx, 0, "descriptor", IMAGE_KIND_TERMINAL_SHARED, "/dev/pts/%d, as PID %d (%s) does", index, look->pid,
+		    stat.comm);
+}
+
+static void look_at_descriptor(struct look *look, int number, const char *link, const struct stat *info, bool writes)
+{
+	int index = dump_pty_of_other(look->ctx, look->pid, number, link, info);
+
+	if (index >= 0)
+		block_terminal(look, index);
+	else if (is_queue(look, info))
+		block_queue(look, link);
+	else
+		compare(look, info, writes, link);
+}
+
 static void look_at_descriptors(struct look *look)
 {
 	int fd = openat(look->proc_fd, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -153,7 +177,7 @@ static void look_at_descriptors(struct look *look)
 		if (fdio_readlink(dirfd(dir), entry->d_name, link, sizeof(link)) == 0 && has_such_a_name(look, link) &&
 		    fstatat(dirfd(dir), entry->d_name, &info, 0) == 0 &&
 		    fstatat(dirfd(dir), entry->d_name, &mode, AT_SYMLINK_NOFOLLOW) == 0)
-			is_queue(look, &info) ? block_queue(look, link) : compare(look, &info, mode.st_mode & S_IWUSR, link);
+			look_at_descriptor(look, atoi(entry->d_name), link, &info, mode.st_mode & S_IWUSR);
 	}
 }
 
@@ -163,7 +187,7 @@ int dump_outside_check(struct dump_context *ctx, struct error *error)
 	_cleanup_dir_ DIR *proc = NULL;
 	struct dirent *entry;
 
-	if (dump_shared_count(ctx) == 0 && (!ctx->files || !ctx->files->queues.count))
+	if (dump_shared_count(ctx) == 0 && (!ctx->files || (!ctx->files->queues.count && !ctx->files->pairs.count)))
 		return 0;
 	proc = opendir("/proc");
 	if (!proc)

@@ -21,6 +21,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kcmp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -356,6 +357,30 @@ static int add_data(struct dump_context *ctx, const struct dump_pty *pty, struct
 	return r;
 }
 
+static int note_identity(struct dump_context *ctx, const struct dump_pty *pty, const TerminalInfo *slave, struct error *error)
+{
+	struct dump_pty_identity identity = {
+		.index = pty->index, .dev = slave->dev, .pid = pty->pid, .number = pty->number,
+	};
+
+	return array_append(&ctx->files->pairs, identity) < 0 ? error_set(error, -ENOMEM, "no memory for terminals") : 0;
+}
+
+int dump_pty_of_other(const struct dump_context *ctx, pid_t pid, int number, const char *link, const struct stat *info)
+{
+	bool master = is_master_link(link);
+
+	if (!ctx->files || !S_ISCHR(info->st_mode) || (!master && major(info->st_rdev) != MAJOR_PTS))
+		return -1;
+	array_for_each(pair, &ctx->files->pairs) {
+		if (master && syscall(SYS_kcmp, pair->pid, pid, KCMP_FILE, pair->number, number) == 0)
+			return (int)pair->index;
+		if (!master && minor(info->st_rdev) == pair->index && pair->dev && info->st_dev == pair->dev)
+			return (int)pair->index;
+	}
+	return -1;
+}
+
 static int finish_pair(struct dump_context *ctx, const struct dump_pty *pty, struct dump_pty_copy *copy, struct error *error)
 {
 	struct pty_messages messages;
@@ -368,6 +393,9 @@ static int finish_pair(struct dump_context *ctx, const struct dump_pty *pty, str
 	if (r < 0)
 		return r;
 	check(ctx, pty, &messages);
+	r = note_identity(ctx, pty, &messages.slave, error);
+	if (r < 0)
+		return r;
 	if (copy) {
 		messages.master.has_packet_status = copy->queue.packet_status != 0;
 		messages.master.packet_status = copy->queue.packet_status;
@@ -392,6 +420,7 @@ int dump_ptys_finish(struct dump_context *ctx, struct error *error)
 	size_t count = 0, next = 0;
 	int r = 0;
 
+	array_clear(&ctx->files->pairs);
 	if (!ctx->files->ptys)
 		return 0;
 	array_for_each(pty, &ctx->files->ptys->list)

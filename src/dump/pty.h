@@ -38,5 +38,7 @@ void dump_pty_copies_free(struct dump_pty_copy *copies, size_t count);
 
 /* Whether a master of this collection was noted; when all descriptors were. */
 bool dump_pty_is_noted(const struct dump_context *ctx, uint32_t index);
+/* Whether that descriptor of another process, by its link and what it is, leads to an end of one: its number, or -1. */
+int dump_pty_of_other(const struct dump_context *ctx, pid_t pid, int number, const char *link, const struct stat *info);
 /* The records of all of them; when all descriptors were noted. */
 int dump_ptys_finish(struct dump_context *ctx, struct error *error);

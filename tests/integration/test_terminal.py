@@ -60,6 +60,23 @@ def test_master_outside(two_hosts, page_server, tmp_path):
         assert a.alive(child)
 
 
+@pytest.mark.parametrize("end", ["slave", "master"])
+def test_used_outside(two_hosts, page_server, tmp_path, end):
+    """A background job of a shell that has ended is init's child, but has the terminal still."""
+    a, _, _ = two_hosts
+    setup = ("import subprocess\nmaster, slave = os.openpty()\n"
+             f"subprocess.run('sleep 1000 & echo $! >{tmp_path}/pid', shell=True, stderr={end}, check=True)")
+    with python(a, tmp_path, setup) as pid:
+        other = int((tmp_path / "pid").read_text())
+        result = send(a, page_server, pid)
+        assert result.status == 1, result.text()
+        assert re.search(rf"descriptor /dev/pts/0, as PID {other} \(sleep\) does: a process outside of the tree uses the terminal",
+                         result.stderr), result.text()
+        a.kill(other)
+        wait_gone(a, [other])
+        assert send(a, page_server, pid).status == 0
+
+
 def test_number_in_use(two_hosts, page_server, tmp_path, host_place):
     """The number is part of the name that programs know: it must be free on the target, also of a restore."""
     a, b, _ = two_hosts
