@@ -479,12 +479,31 @@ int restore_ptys_finish(struct restore_tree *tree, struct error *error)
 
 /* ---- preflight */
 
-int restore_ptys_check(const struct image_set *images, struct image_blockers *blockers, struct error *error)
+/* CRIU's images do not tell which processes of a session have given its terminal up. */
+static int tells_who_is_controlled(const struct image_set *images, struct error *error)
 {
 	const struct image_record *record;
 	size_t cursor = 0;
+	int tells = 0;
 
-	while ((record = image_set_next(images, IMAGE_TTY_INFO, IMAGE_ANY, &cursor))) {
+	while (!tells && (record = image_set_next(images, IMAGE_PSTREE, IMAGE_ANY, &cursor))) {
+		_cleanup_message_ TreeProcess *process = NULL;
+		int r = image_unpack(record, tree_process, &process, error);
+
+		if (r < 0)
+			return r;
+		tells = process->has_terminal;
+	}
+	return tells;
+}
+
+int restore_ptys_check(const struct image_set *images, struct image_blockers *blockers, struct error *error)
+{
+	const struct image_record *record;
+	int tells = tells_who_is_controlled(images, error);
+	size_t cursor = 0;
+
+	while (tells >= 0 && (record = image_set_next(images, IMAGE_TTY_INFO, IMAGE_ANY, &cursor))) {
 		_cleanup_message_ TerminalInfo *info = NULL;
 		char path[32];
 		int r = image_unpack(record, terminal_info, &info, error);
@@ -493,6 +512,9 @@ int restore_ptys_check(const struct image_set *images, struct image_blockers *bl
 			return r;
 		if (!restore_pty_is_master(info))
 			continue;
+		if (info->sid && !tells)
+			image_blockers_add(blockers, (pid_t)info->sid, "terminal", "the images do not tell which processes it controls",
+					   "dump the tree with migrate", "/dev/pts/%u", info->pty->index);
 		snprintf(path, sizeof(path), "/dev/pts/%u", info->pty->index);
 		if (access(info->path ? info->path : MASTER_PATH, R_OK | W_OK) < 0)
 			image_blockers_add(blockers, (pid_t)info->sid, "terminal", "pseudo-terminals cannot be made on the restoring "
@@ -502,5 +524,5 @@ int restore_ptys_check(const struct image_set *images, struct image_blockers *bl
 					   "end the program that uses it there, or restore in a mount namespace with a devpts of "
 					   "its own", "%s", path);
 	}
-	return 0;
+	return tells < 0 ? tells : 0;
 }

@@ -122,11 +122,14 @@ class Tmux:
         self("new-window", f"vim -u NONE -i NONE -n {directory / 'text'}")
         self("new-window", "bash --norc")
         self.type(0, "sleep 10000 &", "Enter", "cat", "Enter")
-        self.shows(0, "cat\n")
+        wait_until(lambda: self("display-message", "-p", "-t", ":0", "#{pane_current_command}") == "cat\n", 10, "cat runs",
+                   step=0.02)
+        self.type(0, "runs", "Enter")
+        self.shows(0, "runs\nruns\n")
         self.type(0, "C-z")  # which also throws away what was typed after it
         self.shows(0, r"Stopped +cat\n.*[#$]\n")
         self.type(0, "jobs", "Enter")
-        self.shows(0, r"Stopped +cat\n.*Running +sleep.*Stopped +cat")
+        self.shows(0, r"Running +sleep.*Stopped +cat")
         self.shows(1, "a line of the file")
         self.type(1, "o", "written in vim")
         self.shows(1, "written in vim")
