@@ -22,6 +22,7 @@
 #include "private.h"
 #include "restore/file-lock.h"
 #include "restore/files.h"
+#include "restore/tcp-tuples.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
 #include "util/stop-point.h"
@@ -41,6 +42,7 @@ static int report(const struct checkpoint *checkpoint, const struct image_blocke
 static int check(struct checkpoint *checkpoint, struct error *error)
 {
 	const struct image_set *images = image_directory_set(checkpoint->directory);
+	struct net_tuples tuples = { 0 };
 	struct image_blockers blockers;
 	int r;
 
@@ -55,6 +57,11 @@ static int check(struct checkpoint *checkpoint, struct error *error)
 	r = restore_check(images, &blockers, error);
 	if (r == 0)
 		r = restore_files_check(images, false, &blockers, error);
+	if (r == 0)
+		r = restore_tcp_tuples(images, !checkpoint->options->restore.tcp_established, &tuples, error);
+	if (r == 0)
+		restore_tcp_check_addresses(&tuples, &blockers);
+	net_tuples_deinit(&tuples);
 	if (r == 0)
 		r = report(checkpoint, &blockers, error);
 	image_blockers_deinit(&blockers);

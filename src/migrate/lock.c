@@ -90,5 +90,6 @@ void lock_remove_stale(struct source *source)
 	if (r < 0)
 		log_warning(source->log, "%s", error.message);
 	else if (r > 0)
-		log_warning(source->log, "%d table%s of nftables removed that an earlier migrate has left", r, r > 1 ? "s" : "");
+		log_warning(source->log, "%d table%s of nftables removed that an earlier migrate has left", r,
+			    r > 1 ? "s" : "");
 }

@@ -2,8 +2,8 @@
 /*
  * The operator's program at turning points of a session: for what has to move besides the processes, an address above all.
  *
- *   prepare   the first layout is there, the source runs. It is waited for, and its failure is the session's: so what it does is
- *             done before the freeze, and before sockets are made
+ *   prepare   the first layout is there, the source runs. It is waited for, and its failure is the session's: so what it
+ *             does is done before the freeze, and before sockets are made
  *   running   the tree has just been thawed. Nobody waits for it
  *   aborted   the tree will never run here; after prepare only, or by the next page server where the first one was killed
  *

@@ -66,6 +66,26 @@ int session_lock_engage(struct session *session, struct error *error)
 	return r;
 }
 
+int session_lock_check_addresses(struct session *session, struct error *error)
+{
+	const struct image_blocker *first;
+	struct net_tuples tuples = { 0 };
+	struct image_blockers blockers;
+	int r = restore_tcp_tuples(session->images, session->restore.tcp_close, &tuples, error);
+
+	image_blockers_init(&blockers);
+	if (r == 0)
+		restore_tcp_check_addresses(&tuples, &blockers);
+	if (blockers.list.count) {
+		first = &blockers.list.items[0];
+		r = error_set(error, -EADDRNOTAVAIL, "%s %s: %s; %s%s", first->kind, first->object, first->cause, first->remedy,
+			      blockers.list.count > 1 ? " (and more of them)" : "");
+	}
+	image_blockers_deinit(&blockers);
+	net_tuples_deinit(&tuples);
+	return r;
+}
+
 void session_lock_release(struct session *session)
 {
 	struct error error = ERROR_INIT;

@@ -92,6 +92,11 @@ int request_prepare(struct session *session, const struct buffer *payload, struc
 	r = session_ranges_check(message->missing, message->n_missing, &missing, error);
 	if (r < 0)
 		return r;
+	r = session_lock_check_addresses(session, error);
+	if (r < 0) {
+		array_deinit(&missing);
+		return r;
+	}
 	pthread_rwlock_wrlock(&session->tree_lock);
 	r = finish(session, &missing, error);
 	pthread_rwlock_unlock(&session->tree_lock);

@@ -194,6 +194,8 @@ int request_ended_locks(struct session *session, size_t *ret_left, struct error 
 int session_lock_check(struct session *session, struct image_blockers *blockers, struct error *error);
 int session_lock_prepare(struct session *session, struct error *error);
 int session_lock_engage(struct session *session, struct error *error);
+/* Both sides keep quiet, and addresses have been moved: those of all connections are here now, or it is an error. */
+int session_lock_check_addresses(struct session *session, struct error *error);
 void session_lock_release(struct session *session);
 
 /*

@@ -8,6 +8,8 @@
 #include <string.h>
 
 #include "fdinfo.pb-c.h"
+#include "image/kinds.h"
+#include "util/cleanup.h"
 
 union address {
 	struct sockaddr any;
@@ -67,4 +69,48 @@ int restore_tcp_tuples(const struct image_set *images, bool tcp_close, struct ne
 			return error_set_errno(error, r, "looking at the addresses of a TCP socket");
 	}
 	return 0;
+}
+
+static bool same_ip(const struct net_tuple *a, const struct net_tuple *b)
+{
+	return a->family == b->family && memcmp(a->local.ip, b->local.ip, sizeof(a->local.ip)) == 0;
+}
+
+/* Whether it is an address of this host. A link-local one is not asked for: it belongs to an interface. */
+static bool is_ours(const struct net_tuple *tuple)
+{
+	union address address = { 0 };
+	_cleanup_fd_ int fd = socket(tuple->family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	address.any.sa_family = tuple->family;
+	if (tuple->family == AF_INET)
+		memcpy(&address.v4.sin_addr, tuple->local.ip, 4);
+	else
+		memcpy(&address.v6.sin6_addr, tuple->local.ip, 16);
+	if (tuple->family == AF_INET6 && IN6_IS_ADDR_LINKLOCAL(&address.v6.sin6_addr))
+		return true;
+	return fd < 0 || bind(fd, &address.any, sizeof(address)) == 0 || errno != EADDRNOTAVAIL;
+}
+
+void restore_tcp_check_addresses(const struct net_tuples *tuples, struct image_blockers *blockers)
+{
+	struct image_kind_facts facts = image_kind_get(IMAGE_KIND_TCP_ADDRESS);
+	const struct net_tuple *last = NULL; /* most have the same */
+	bool ours = true;
+
+	array_for_each(tuple, &tuples->list) {
+		char local[INET6_ADDRSTRLEN] = "?", remote[INET6_ADDRSTRLEN] = "?";
+
+		if (tuple->kind != NET_TUPLE_CONNECTION)
+			continue;
+		if (!last || !same_ip(tuple, last))
+			ours = is_ours(tuple);
+		last = tuple;
+		if (ours)
+			continue;
+		inet_ntop(tuple->family, tuple->local.ip, local, sizeof(local));
+		inet_ntop(tuple->family, tuple->remote.ip, remote, sizeof(remote));
+		image_blockers_add(blockers, 0, "address", facts.cause, facts.remedy, "%s of a TCP connection to %s, port %u", local,
+				   remote, ntohs(tuple->remote.port));
+	}
 }

@@ -2,8 +2,10 @@
 """Hooks on both sides, and the one that takes the addresses of a service along."""
 import os
 import signal
+import socket
 
 import pytest
+from checkpoint import Place, dump, restore, run, text, wait_gone
 from hosts import ROOT, wait_until
 from pagestream import PageServer, migrate, send, send_start, stop_at
 
@@ -108,6 +110,56 @@ def test_next_page_server_takes_back(two_hosts, lan, keys, service, config):
         server.start()
         assert is_at(lan, a) and not left_by_hook(b)
     ask(lan)
+
+
+CALLER = f"""
+import socket, sys
+connection = socket.create_connection((sys.argv[1], {PORT}))
+while data := connection.recv(100):
+    connection.sendall(data)
+"""
+
+
+def test_connection_of_an_address_that_stays(two_hosts, lan, page_server):
+    """Nobody would answer at it: refused, and the connection is as before."""
+    a, b, _ = two_hosts
+    client = lan.hosts[0]
+    with client.network():
+        listener = socket.create_server((lan.addresses["client"], PORT))
+    pid = a.spawn_daemon(["/usr/bin/python3", "-c", CALLER, lan.addresses["client"]])
+    with listener, listener.accept()[0] as connection:
+        connection.settimeout(10)
+        done = send(a, page_server, pid)
+        assert done.status == 1 and f"address {lan.addresses['a']} of a TCP connection to {lan.addresses['client']}, " \
+            f"port {PORT}: it is no address of the restoring host; let a hook move" in done.stderr, done.text()
+        connection.sendall(b"still there")
+        assert connection.recv(100) == b"still there"
+        # It is closed there, on request: only the other end is told.
+        done = send(a, page_server, pid, tcp_close=True)
+        assert done.status == 0, done.text()
+        assert connection.recv(100) == b""
+    b.kill(pid)
+
+
+def test_restore_needs_the_address(two_hosts, lan):
+    a, _, _ = two_hosts
+    client = lan.hosts[0]
+    with client.network():
+        listener = socket.create_server((lan.addresses["client"], PORT))
+    pid = a.spawn_daemon(["/usr/bin/python3", "-c", CALLER, lan.addresses["client"]])
+    with listener, listener.accept()[0] as connection, Place() as place:
+        connection.settimeout(10)
+        directory = place.make()
+        dump(a, place, pid, directory, "--tcp-established")
+        wait_gone(a, [pid])
+        lan.remove(a, f"{lan.addresses['a']}/24")
+        done = run(a, place, "restore", "-D", directory, "-d", "--tcp-established")
+        assert done.returncode == 1 and f"address {lan.addresses['a']} of a TCP connection" in done.stderr, text(done)
+        lan.add(a, f"{lan.addresses['a']}/24")
+        restore(a, place, directory, "--tcp-established")
+        connection.sendall(b"still there")
+        assert connection.recv(100) == b"still there"
+    a.kill(pid)
 
 
 # What is run when
