@@ -11,8 +11,8 @@
  * at); while the tree runs, a peer that no process outside has open is taken for one.
  *
  * Failure modes, all blockers: a peer outside of the tree, unless dump_options.ext_unix says that it may be: the restore then
- * has streams closed by their peer, and datagram sockets connect to the same name again. A connection that waits to be accepted and
- * has brought data already, which nobody can read; one whose client has gone.
+ * has streams closed by their peer, and datagram sockets connect to the same name again. A connection that waits to be
+ * accepted and has brought data already, which nobody can read; one whose client has gone.
  */
 #include <errno.h>
 #include <fcntl.h>
