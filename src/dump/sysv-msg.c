@@ -76,9 +76,10 @@ static int read_messages(int id, IpcQueue *message, struct dump_arena *arena, st
 	return message->n_messages == message->qnum ? 0 : error_set(error, -ENOMEM, "out of memory");
 }
 
-static bool belongs(struct dump_context *ctx, int id, const struct msqid_ds *info, IpcQueue *message, pid_t *ret_stranger)
+static bool belongs(struct dump_context *ctx, struct dump_sysv_waits *waits, int id, const struct msqid_ds *info,
+		    IpcQueue *message, pid_t *ret_stranger)
 {
-	static const long waits[2] = { SYS_msgrcv, SYS_msgsnd };
+	static const long calls[2] = { SYS_msgrcv, SYS_msgsnd };
 	enum dump_sysv_user sender = dump_sysv_user(ctx, info->msg_lspid), receiver = dump_sysv_user(ctx, info->msg_lrpid);
 
 	*ret_stranger = sender == DUMP_SYSV_STRANGER ? info->msg_lspid : receiver == DUMP_SYSV_STRANGER ? info->msg_lrpid : 0;
@@ -86,10 +87,11 @@ static bool belongs(struct dump_context *ctx, int id, const struct msqid_ds *inf
 	message->sender = (uint32_t)info->msg_lspid;
 	message->has_receiver = receiver == DUMP_SYSV_OURS;
 	message->receiver = (uint32_t)info->msg_lrpid;
-	return message->has_sender || message->has_receiver || dump_sysv_waits(ctx, (uint32_t)id, waits);
+	return message->has_sender || message->has_receiver || dump_sysv_waits_on(ctx, waits, (uint32_t)id, calls);
 }
 
-static int dump_queue(struct dump_context *ctx, int id, const struct msqid_ds *info, struct error *error)
+static int dump_queue(struct dump_context *ctx, struct dump_sysv_waits *waits, int id, const struct msqid_ds *info,
+		      struct error *error)
 {
 	IpcDescription desc = IPC_DESCRIPTION__INIT;
 	IpcQueue message = IPC_QUEUE__INIT;
@@ -97,7 +99,7 @@ static int dump_queue(struct dump_context *ctx, int id, const struct msqid_ds *i
 	pid_t stranger;
 	int r = 0;
 
-	if (!belongs(ctx, id, info, &message, &stranger))
+	if (!belongs(ctx, waits, id, info, &message, &stranger))
 		return 0;
 	desc.key = (uint32_t)info->msg_perm.__key;
 	if (stranger) {
@@ -121,7 +123,7 @@ static int dump_queue(struct dump_context *ctx, int id, const struct msqid_ds *i
 	return r;
 }
 
-int dump_sysv_queues(struct dump_context *ctx, struct error *error)
+int dump_sysv_queues(struct dump_context *ctx, struct dump_sysv_waits *waits, struct error *error)
 {
 	struct msginfo limits = { 0 };
 	int last = msgctl(0, MSG_INFO, (struct msqid_ds *)(void *)&limits), r = 0;
@@ -131,7 +133,7 @@ int dump_sysv_queues(struct dump_context *ctx, struct error *error)
 		int id = msgctl(index, MSG_STAT_ANY, &info);
 
 		if (id >= 0)
-			r = dump_queue(ctx, id, &info, error);
+			r = dump_queue(ctx, waits, id, &info, error);
 	}
 	return r;
 }

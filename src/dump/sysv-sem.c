@@ -181,9 +181,10 @@ static int probe_process(struct dump_context *ctx, struct dump_process *process,
 /* ---- a set */
 
 /* Who used it last; `ret_stranger` is somebody outside of the tree, or 0. True: it belongs to the tree. */
-static bool belongs(struct dump_context *ctx, int id, unsigned count, uint32_t *pids, pid_t *ret_stranger)
+static bool belongs(struct dump_context *ctx, struct dump_sysv_waits *waits, int id, unsigned count, uint32_t *pids,
+		    pid_t *ret_stranger)
 {
-	static const long waits[2] = { SYS_semop, SYS_semtimedop };
+	static const long calls[2] = { SYS_semop, SYS_semtimedop };
 	bool ours = false;
 
 	*ret_stranger = 0;
@@ -196,7 +197,7 @@ static bool belongs(struct dump_context *ctx, int id, unsigned count, uint32_t *
 		if (user == DUMP_SYSV_STRANGER)
 			*ret_stranger = pid;
 	}
-	return ours || dump_sysv_waits(ctx, (uint32_t)id, waits);
+	return ours || dump_sysv_waits_on(ctx, waits, (uint32_t)id, calls);
 }
 
 /* Of a stopped tree nobody waits any more: its threads were taken out of the queue. */
@@ -239,7 +240,8 @@ static int add_record(struct dump_context *ctx, IpcSemaphores *message, const un
 	return r;
 }
 
-static int dump_set(struct dump_context *ctx, int id, const struct semid_ds *info, struct error *error)
+static int dump_set(struct dump_context *ctx, struct dump_sysv_waits *waits, int id, const struct semid_ds *info,
+		    struct error *error)
 {
 	unsigned count = (unsigned)info->sem_nsems;
 	_cleanup_free_ unsigned short *values = calloc(count, sizeof(*values));
@@ -251,7 +253,7 @@ static int dump_set(struct dump_context *ctx, int id, const struct semid_ds *inf
 
 	if (!values || !pids)
 		return error_set(error, -ENOMEM, "out of memory");
-	if (!belongs(ctx, id, count, pids, &stranger))
+	if (!belongs(ctx, waits, id, count, pids, &stranger))
 		return 0;
 	desc.key = (uint32_t)info->sem_perm.__key;
 	if (stranger || (is_frozen(ctx) && others_wait(id, count))) {
@@ -273,7 +275,7 @@ static int dump_set(struct dump_context *ctx, int id, const struct semid_ds *inf
 	return add_record(ctx, &message, values, error);
 }
 
-int dump_sysv_sets(struct dump_context *ctx, struct error *error)
+int dump_sysv_sets(struct dump_context *ctx, struct dump_sysv_waits *waits, struct error *error)
 {
 	struct seminfo limits = { 0 };
 	union image_semun argument = { .info = &limits };
@@ -286,7 +288,7 @@ int dump_sysv_sets(struct dump_context *ctx, struct error *error)
 		int id = semctl(index, 0, SEM_STAT_ANY, place);
 
 		if (id >= 0)
-			r = dump_set(ctx, id, &info, error);
+			r = dump_set(ctx, waits, id, &info, error);
 	}
 	return r;
 }

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 
 #include "util/buffer.h"
 #include "util/cleanup.h"
@@ -34,19 +35,24 @@ enum dump_sysv_user dump_sysv_user(const struct dump_context *ctx, pid_t pid)
 	return procfs_read_stat(pid, &stat, NULL) == 0 && stat.state != 'Z' ? DUMP_SYSV_STRANGER : DUMP_SYSV_NOBODY;
 }
 
-static bool stopped_waits(const struct dump_process *process, uint32_t id, const long calls[2])
+static void note(struct dump_sysv_waits *waits, int64_t call, uint64_t id)
 {
-	array_for_each(thread, &process->tracee->threads) {
-		const struct user_regs_struct *regs = &(*thread)->regs;
-		int64_t nr = (int64_t)regs->orig_rax;
+	struct dump_sysv_wait wait = { .call = (long)call, .id = (uint32_t)id };
 
-		if ((nr == calls[0] || nr == calls[1]) && (uint32_t)regs->rdi == id && tracee_regs_in_syscall(regs))
-			return true;
-	}
-	return false;
+	if (call != SYS_semop && call != SYS_semtimedop && call != SYS_msgrcv && call != SYS_msgsnd)
+		return;
+	if (array_append(&waits->list, wait) < 0)
+		waits->failed = true;
 }
 
-static bool running_waits(const struct dump_process *process, uint32_t id, const long calls[2])
+static void note_stopped(const struct dump_process *process, struct dump_sysv_waits *waits)
+{
+	array_for_each(thread, &process->tracee->threads)
+		if (tracee_regs_in_syscall(&(*thread)->regs))
+			note(waits, (int64_t)(*thread)->regs.orig_rax, (*thread)->regs.rdi);
+}
+
+static void note_running(const struct dump_process *process, struct dump_sysv_waits *waits)
 {
 	array_for_each(tid, &process->threads) {
 		_cleanup_buffer_ struct buffer text = BUFFER_INIT;
@@ -57,16 +63,22 @@ static bool running_waits(const struct dump_process *process, uint32_t id, const
 		if (fdio_read_file(process->proc_fd, path, SYSCALL_TEXT, &text) < 0)
 			continue;
 		nr = strtol((const char *)text.data, &end, 10);
-		if (end != (const char *)text.data && (nr == calls[0] || nr == calls[1]) && strtoull(end, NULL, 16) == id)
-			return true;
+		if (end != (const char *)text.data)
+			note(waits, nr, strtoull(end, NULL, 16));
 	}
-	return false;
 }
 
-bool dump_sysv_waits(struct dump_context *ctx, uint32_t id, const long calls[2])
+bool dump_sysv_waits_on(struct dump_context *ctx, struct dump_sysv_waits *waits, uint32_t id, const long calls[2])
 {
-	array_for_each(process, &ctx->processes)
-		if ((*process)->tracee ? stopped_waits(*process, id, calls) : running_waits(*process, id, calls))
+	for (size_t i = 0; !waits->filled && i < ctx->processes.count; i++) {
+		if (ctx->processes.items[i]->tracee)
+			note_stopped(ctx->processes.items[i], waits);
+		else
+			note_running(ctx->processes.items[i], waits);
+	}
+	waits->filled = true;
+	array_for_each(wait, &waits->list)
+		if (wait->id == id && (wait->call == calls[0] || wait->call == calls[1]))
 			return true;
 	return false;
 }
@@ -83,9 +95,15 @@ void dump_sysv_refuse(struct dump_context *ctx, const char *what, uint32_t id, u
 
 int dump_sysv(struct dump_context *ctx, struct error *error)
 {
+	struct dump_sysv_waits waits = { .filled = false };
 	int r = dump_sysv_segments(ctx, error);
 
 	if (r == 0)
-		r = dump_sysv_sets(ctx, error);
-	return r < 0 ? r : dump_sysv_queues(ctx, error);
+		r = dump_sysv_sets(ctx, &waits, error);
+	if (r == 0)
+		r = dump_sysv_queues(ctx, &waits, error);
+	if (r == 0 && waits.failed)
+		r = error_set(error, -ENOMEM, "out of memory");
+	array_deinit(&waits.list);
+	return r;
 }

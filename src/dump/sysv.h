@@ -32,9 +32,10 @@ int dump_sysv_attachments(struct dump_context *ctx, struct error *error);
 /* Records of sets and queues; on the running tree without messages and adjustments. */
 int dump_sysv(struct dump_context *ctx, struct error *error);
 /* Its parts: sysv-shm.c (blockers only), sysv-sem.c, sysv-msg.c. */
+struct dump_sysv_waits;
 int dump_sysv_segments(struct dump_context *ctx, struct error *error);
-int dump_sysv_sets(struct dump_context *ctx, struct error *error);
-int dump_sysv_queues(struct dump_context *ctx, struct error *error);
+int dump_sysv_sets(struct dump_context *ctx, struct dump_sysv_waits *waits, struct error *error);
+int dump_sysv_queues(struct dump_context *ctx, struct dump_sysv_waits *waits, struct error *error);
 
 /* ---- sysv.c: who uses an object */
 
@@ -45,8 +46,17 @@ enum dump_sysv_user {
 };
 enum dump_sysv_user dump_sysv_user(const struct dump_context *ctx, pid_t pid);
 
-/* A thread of the tree that is in one of two system calls with that id as its first argument. */
-bool dump_sysv_waits(struct dump_context *ctx, uint32_t id, const long calls[2]);
+/* Threads of the tree that are in a system call on sets or queues: found when first asked for, which takes 10 us a thread. */
+struct dump_sysv_waits {
+	ARRAY(struct dump_sysv_wait {
+		long call;
+		uint32_t id; /* its first argument */
+	}) list;
+	bool filled;
+	bool failed; /* no memory */
+};
+/* Is one in one of two system calls on that object? */
+bool dump_sysv_waits_on(struct dump_context *ctx, struct dump_sysv_waits *waits, uint32_t id, const long calls[2]);
 
 /* The blocker for an object that a process outside of the tree uses, too. `pid` 0: it is not known which. */
 void dump_sysv_refuse(struct dump_context *ctx, const char *what, uint32_t id, uint32_t key, pid_t pid);
