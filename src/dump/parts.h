@@ -85,8 +85,8 @@ int dump_context_take(struct dump_context *ctx, const struct tracee_tree *tree, 
 bool dump_tree_has(const struct dump_context *ctx, pid_t pid);
 
 /*
- * session.c: dump_sessions_read() before the others, after each look at the tree. The session and group that a process or zombie
- * shall have on the target; `stat` is its own.
+ * session.c: dump_sessions_read() before the others, after each look at the tree. The session and group that a process or
+ * zombie shall have on the target; `stat` is its own.
  */
 int dump_sessions_read(struct dump_context *ctx, bool frozen, struct error *error);
 pid_t dump_session_of(const struct dump_context *ctx, const struct procfs_stat *stat);

@@ -4,11 +4,11 @@
  *
  * Those that only processes of the tree are in are kept, with their numbers, whether their leader lives or not. One that
  * processes outside of the tree are in too (a shell and its other jobs) stays behind: its members become members of the root's
- * session, and of the root's group if they shared it. The root then becomes a leader of both, but not of the session of a shell job
- * (dump_options.shell_job): that keeps its number, for which the target puts its own.
+ * session, and of the root's group if they shared it. The root then becomes a leader of both, but not of the session of a
+ * shell job (dump_options.shell_job): that keeps its number, for which the target puts its own.
  *
- * Whether a session without a leader in the tree reaches outside is looked up in /proc in each round; at the freeze only for what
- * was not known before.
+ * Whether a session without a leader in the tree reaches outside is looked up in /proc in each round; at the freeze only
+ * for what was not known before.
  */
 #include <dirent.h>
 #include <errno.h>

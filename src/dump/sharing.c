@@ -3,12 +3,12 @@
  * Which processes share a descriptor table, a file system context (working directory, root, umask) or memory (clone(2) with
  * CLONE_FILES, CLONE_FS, CLONE_VM).
  *
- * kcmp(2) tells an order, so processes are sorted by it and those that share are neighbours. Who comes first in the tree gives its
- * PID as the id of the whole.
+ * kcmp(2) tells an order, so processes are sorted by it and those that share are neighbours. Who comes first in the tree
+ * gives its PID as the id of the whole.
  *
- * On the target a process shares what its parent has from its beginning on, or has its own. So all that share must hang together
- * as parents and children; what came about otherwise, by unshare(2) of a parent, say, is refused. So is shared memory: whoever
- * writes to it is not noticed by looking at the other, and vfork(2) would have its parent wait.
+ * On the target a process shares what its parent has from its beginning on, or has its own. So all that share must hang
+ * together as parents and children; what came about otherwise, by unshare(2) of a parent, say, is refused. So is shared
+ * memory: whoever writes to it is not noticed by looking at the other, and vfork(2) would have its parent wait.
  */
 #include <errno.h>
 #include <linux/kcmp.h>
@@ -116,6 +116,6 @@ void dump_sharing_threads(struct dump_context *ctx, const struct dump_process *p
 	array_for_each(tid, &process->threads)
 		for (size_t i = 0; *tid != process->pid && i < sizeof(kinds) / sizeof(kinds[0]); i++)
 			if (syscall(SYS_kcmp, *tid, process->pid, kinds[i].kind, 0, 0) > 0)
-				dump_refuse(ctx, process->pid, "thread", IMAGE_KIND_THREAD_TABLE, "%s of thread %d", kinds[i].name,
-					    *tid);
+				dump_refuse(ctx, process->pid, "thread", IMAGE_KIND_THREAD_TABLE, "%s of thread %d",
+					    kinds[i].name, *tid);
 }

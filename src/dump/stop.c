@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Processes that a signal has stopped. Which one it was is only known until the parent has waited for it (WUNTRACED): the
- * parent is made to ask, without taking the answer. Afterwards nobody can tell one stop from another. What the parent of the root
- * has seen is not its tree's business.
+ * parent is made to ask, without taking the answer. Afterwards nobody can tell one stop from another. What the parent of
+ * the root has seen is not its tree's business.
  *
  * Not found: that a process was continued and the parent has not waited for that (WCONTINUED).
  */

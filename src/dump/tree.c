@@ -74,8 +74,8 @@ static int check_root(pid_t pid, const struct dump_options *options, struct erro
 				 "PID %d (%s) is an ancestor of this program: it would have to move itself", pid,
 				 stat.comm);
 	if (stat.state == 'Z' && stat.threads > 1)
-		return error_set(error, -EOPNOTSUPP, "PID %d (%s) cannot be moved: its main thread has ended while others run", pid,
-				 stat.comm);
+		return error_set(error, -EOPNOTSUPP, "PID %d (%s) cannot be moved: its main thread has ended while others run",
+				 pid, stat.comm);
 	if (stat.state == 'Z' || stat.state == 'X')
 		return error_set(error, -ESRCH, "PID %d (%s) has ended and only waits for its parent %d", pid, stat.comm,
 				 stat.ppid);

@@ -2,11 +2,12 @@
 /*
  * In which session each process is born.
  *
- * Who does not lead its session was born in it. Who does was born in the session that its parent is in, unless it must have been
- * in another one. A child of P that was born in session S, in which P is not now, has its membership from
+ * Who does not lead its session was born in it. Who does was born in the session that its parent is in, unless it must have
+ * been in another one. A child of P that was born in session S, in which P is not now, has its membership from
  *   - the leader of S, if that is below P, by way of others that are gone;
  *   - else P, which was in S before it began its own session: P was born in S, and the same is asked for it;
- *   - if the leader is gone, from wherever that was. It is sought: the place below which a leader serves those above it, and the
+ *   - if the leader is gone, from wherever that was. It is sought: the place below which a leader serves those above it,
+ * and the
  *     fewest others must have been born in S.
  * Processes are given to ancestors only, so there is such an order for every tree that lives; anything else is refused.
  */
@@ -202,8 +203,9 @@ static int find_entry(struct image_tree *tree, struct image_tree_session *sessio
 				break;
 		}
 	if (best == SIZE_MAX)
-		return error_set(error, -EINVAL, "the members of session %d, whose leader is gone, cannot have come to where they "
-				 "are", session->id);
+		return error_set(error, -EINVAL,
+				 "the members of session %d, whose leader is gone, cannot have come to where they are",
+				 session->id);
 	count_born(tree, session, session->entry, true);
 	return 0;
 }

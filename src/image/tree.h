@@ -48,15 +48,15 @@ struct image_tree {
 };
 
 /*
- * Fills in what is to be found. -EPROTO: parents do not come before children, or a PID is there twice. -EINVAL: processes cannot
- * have come into their sessions like that. -ENOMEM. Takes n log n, and a walk to the root for each fresh process.
+ * Fills in what is to be found. -EPROTO: parents do not come before children, or a PID is there twice. -EINVAL: processes
+ * cannot have come into their sessions like that. -ENOMEM. Takes n log n, and a walk to the root for each fresh process.
  */
 int image_tree_plan(struct image_tree *tree, struct error *error);
 void image_tree_deinit(struct image_tree *tree);
 
 /*
- * Which processes of `now` can stay as they were made for `before`, an earlier picture of the tree: `ret_keep` has room for all of
- * `now`. A process stays below its parent, and in its session or the leader of one; the members of a session go with a
+ * Which processes of `now` can stay as they were made for `before`, an earlier picture of the tree: `ret_keep` has room for
+ * all of `now`. A process stays below its parent, and in its session or the leader of one; the members of a session go with a
  * leader that has to be made anew, as its number is not free before.
  */
 void image_tree_compare(const struct image_tree *before, const struct image_tree *now, bool *ret_keep);

@@ -33,7 +33,7 @@ struct helper {
 struct layout {
 	struct restore_tree *tree;
 	struct restore_wanted wanted;
-	struct restore_process **made; /* of each wanted process, NULL while there is none; owned, what it points to is the tree's */
+	struct restore_process **made; /* of each wanted process, NULL while there is none; owned, but not what it points to */
 	pid_t *sessions;               /* in which each is, as the plan counts; owned */
 	struct helper *helpers;        /* owned */
 	struct pidmap terminals;       /* of sessions: its record, of one that has a terminal that moves with the tree; owned */
@@ -92,7 +92,8 @@ static void sort_out(struct layout *layout, restore_process_list *list, bool zom
 
 		if (!process->tracee)
 			process_free(process);
-		else if (!zombies && restore_wanted_is_zombie(layout->tree, restore_wanted_find(&layout->wanted, process->pid)) &&
+		else if (!zombies &&
+			 restore_wanted_is_zombie(layout->tree, restore_wanted_find(&layout->wanted, process->pid)) &&
 			 array_append(&layout->tree->zombies, process) == 0)
 			continue;
 		else

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Descriptor tables and file system contexts that processes share (IMAGE_IDS): a shell has its parent's, from its beginning on, or
- * its own. One that shared its parent's in an earlier round gets its own where it has that on the source now.
+ * Descriptor tables and file system contexts that processes share (IMAGE_IDS): a shell has its parent's, from its beginning
+ * on, or its own. One that shared its parent's in an earlier round gets its own where it has that on the source now.
  */
 #include <errno.h>
 #include <linux/sched.h>
@@ -48,10 +48,10 @@ static int follow(struct restore_tree *tree, struct restore_process *process, un
 		if ((process->shares & flags[i]) == (wanted & flags[i]))
 			continue;
 		if (wanted & flags[i] || has_sharer_below(tree, process, flags[i]))
-			return error_set(error, -EAGAIN, "PID %d has changed with whom it shares its descriptors or its working "
-					 "directory while it was moved; try again", process->pid);
-		r = tracee_thread_call(process->tracee->threads.items[0], tree->deadline, &result, error, SYS_unshare, flags[i], 0,
-				       0, 0, 0, 0);
+			return error_set(error, -EAGAIN, "PID %d has changed with whom it shares its descriptors or its "
+					 "working directory while it was moved; try again", process->pid);
+		r = tracee_thread_call(process->tracee->threads.items[0], tree->deadline, &result, error, SYS_unshare,
+				       flags[i], 0, 0, 0, 0, 0);
 		if (r == 0 && result < 0)
 			r = error_set_errno(error, (int)result, "PID %d cannot have a table of its own", process->pid);
 		if (r < 0)
@@ -97,7 +97,7 @@ int restore_sharing_begin(struct restore_tree *tree, struct restore_process *pro
 	process->fs_id = sharing.fs_id;
 	process->shares = shared_with(&sharing, process->parent);
 	if (process->fresh && process->shares)
-		return error_set(error, -EINVAL, "PID %d cannot share descriptors or working directory with its parent: it is born "
-				 "in another session", process->pid);
+		return error_set(error, -EINVAL, "PID %d cannot share descriptors or working directory with its parent: it is "
+				 "born in another session", process->pid);
 	return 0;
 }

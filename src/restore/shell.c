@@ -244,8 +244,8 @@ static int shell_clone(struct shell_plan *plan, struct error *error)
 	int r;
 
 	if (plan->parentage == RESTORE_SIBLING && plan->session)
-		return error_set(error, -EOPNOTSUPP, "PID %d is in a session whose leader is gone, which a sibling of this program "
-				 "cannot be: restore it without --restore-sibling", plan->pid);
+		return error_set(error, -EOPNOTSUPP, "PID %d is in a session whose leader is gone, which a sibling of this "
+				 "program cannot be: restore it without --restore-sibling", plan->pid);
 	if (plan->parentage == RESTORE_DETACHED || plan->session)
 		return clone_by_helper(plan, error);
 	r = clone_by_us(plan);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Processes that were stopped by a signal are so before anything runs: while a shell has the usual signal actions, and before the
- * signals that its parent's shell has got from building are taken out. If the parent has waited for that on the source, its shell
- * does so here. A tracee that is stopped so can still be made to run batches.
+ * Processes that were stopped by a signal are so before anything runs: while a shell has the usual signal actions, and
+ * before the signals that its parent's shell has got from building are taken out. If the parent has waited for that on the
+ * source, its shell does so here. A tracee that is stopped so can still be made to run batches.
  */
 #include <errno.h>
 #include <signal.h>

@@ -2,11 +2,11 @@
 /*
  * Planning in what order shells are made, and by whom. Nothing is done here: the sessions are followed in an array.
  *
- * A process is cloned by its parent where that is in the session in which the process is to be born (image/tree.h). Else a member
- * of that session below the parent, a donor, clones a helper, the helper clones the process, and the helper ends while the
- * parent is a subreaper and nobody in between is: so the process becomes the parent's child. If the session has no member, as
- * its leader is gone, a helper with its number begins it, below the lowest process that needs it, and ends when all others are
- * made.
+ * A process is cloned by its parent where that is in the session in which the process is to be born (image/tree.h). Else a
+ * member of that session below the parent, a donor, clones a helper, the helper clones the process, and the helper ends
+ * while the parent is a subreaper and nobody in between is: so the process becomes the parent's child. If the session has
+ * no member, as its leader is gone, a helper with its number begins it, below the lowest process that needs it, and ends
+ * when all others are made.
  *
  * A shell begins its own session as soon as all children are there that are born in the one before. The list is gone through
  * until nothing changes, which is once or twice: parents come first in it.

@@ -27,10 +27,10 @@ struct restore_tree_steps {
 };
 
 /*
- * `wanted` is planned (image_tree_plan()). `sessions` has for each of its processes the session that its shell is in now, 0 while
- * there is none; the root's is there. Processes of a level over `depth` are not made, but for those that only their parent's
- * coming setsid(2) leaves time for. Afterwards `sessions` tells what is when the steps have been taken. -EAGAIN: the shells
- * that are there cannot be added to; -ENOMEM.
+ * `wanted` is planned (image_tree_plan()). `sessions` has for each of its processes the session that its shell is in now, 0
+ * while there is none; the root's is there. Processes of a level over `depth` are not made, but for those that only their
+ * parent's coming setsid(2) leaves time for. Afterwards `sessions` tells what is when the steps have been taken. -EAGAIN:
+ * the shells that are there cannot be added to; -ENOMEM.
  */
 int restore_tree_plan(const struct image_tree *wanted, unsigned depth, pid_t *sessions, struct restore_tree_steps *ret,
 		      struct error *error);

@@ -22,7 +22,8 @@
 static int call(struct restore_tree *tree, const struct restore_process *process, int64_t *ret, struct error *error, long nr,
 		uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3)
 {
-	return tracee_thread_call(process->tracee->threads.items[0], tree->deadline, ret, error, nr, a0, a1, a2, a3, UINT64_MAX, 0);
+	return tracee_thread_call(process->tracee->threads.items[0], tree->deadline, ret, error, nr, a0, a1, a2, a3,
+				  UINT64_MAX, 0);
 }
 
 /* The name has to be in its memory, which it has from somebody else: a page of it for as long as it takes. */

@@ -282,7 +282,8 @@ int tracee_process_die(struct tracee_process *process, int status, int64_t deadl
 	r = WIFSIGNALED(status) ? die_by(process, WTERMSIG(status), deadline, error)
 				: inject_call(thread, deadline, &result, NULL, SYS_exit_group, code);
 	if (r != -ESRCH)
-		return error_set(error, r < 0 ? r : -EPROTO, "PID %d does not end with status %#x", process->pid, (unsigned)status);
+		return error_set(error, r < 0 ? r : -EPROTO, "PID %d does not end with status %#x",
+				 process->pid, (unsigned)status);
 	error_clear(error);
 	tracee_process_forget(process);
 	return 0;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* deps: restore image */
 /*
- * Trees with random histories (fork, setsid, exit, subreapers) in a model of the kernel's rules are made again in another model, by
- * the steps that are planned: at once, level by level, and on top of what was there at an earlier moment.
+ * Trees with random histories (fork, setsid, exit, subreapers) in a model of the kernel's rules are made again in another
+ * model, by the steps that are planned: at once, level by level, and on top of what was there at an earlier moment.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -394,7 +394,8 @@ static void test_impossible(void **context)
 {
 	/* Two children in each other's session; a parent that is unknown; a PID that is there twice. */
 	const struct image_tree_process crossed[] = { { .pid = 10, .sid = 10 }, { .pid = 20, .ppid = 10, .sid = 20 },
-						      { .pid = 30, .ppid = 10, .sid = 30 }, { .pid = 21, .ppid = 20, .sid = 30 },
+						      { .pid = 30, .ppid = 10, .sid = 30 },
+						      { .pid = 21, .ppid = 20, .sid = 30 },
 						      { .pid = 31, .ppid = 30, .sid = 20 } };
 	const struct image_tree_process orphan[] = { { .pid = 10, .sid = 10 }, { .pid = 20, .ppid = 15, .sid = 10 } };
 	const struct image_tree_process twice[] = { { .pid = 10, .sid = 10 }, { .pid = 20, .ppid = 10, .sid = 10 },

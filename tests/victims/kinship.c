@@ -9,8 +9,8 @@
  *	+- other		sends SIGUSR2 when it ends (clone(2))
  *	+- silent		sends nothing
  *
- * A check ends the parent and wants the child to be told and to be the root's; ends the others; and makes new ones. Children hold
- * memory, and say whether it is right. So a check in the middle of a move gives a process to another parent.
+ * A check ends the parent and wants the child to be told and to be the root's; ends the others; and makes new ones.
+ * Children hold memory, and say whether it is right. So a check in the middle of a move gives a process to another parent.
  */
 #include "victim.h"
 
@@ -122,8 +122,8 @@ static bool check_child(struct victim *v, struct state *s)
 {
 	struct answer answer = ask(&s->slots[s->turn]);
 
-	CHECK(v, answer.pid == s->child && answer.parent == s->parent, "child %d of %d, not %d of %d", answer.pid, answer.parent,
-	      s->child, s->parent);
+	CHECK(v, answer.pid == s->child && answer.parent == s->parent, "child %d of %d, not %d of %d", answer.pid,
+	      answer.parent, s->child, s->parent);
 	CHECK(v, answer.right && answer.told == 0, "the child's memory is %sright, it was told %d times",
 	      answer.right ? "" : "not ", answer.told);
 	kill(s->parent, SIGKILL);

@@ -164,7 +164,7 @@ static void make_late(struct state *s)
 	serve(s, LATE);
 }
 
-/* The leader is a child of nested before that is a subreaper, and a cousin goes up to the root; then an orphan goes to nested. */
+/* The leader is a child of nested before that is a subreaper, and a cousin goes to the root; then an orphan goes to nested. */
 static void make_nested(struct state *s)
 {
 	pid_t leader, between;
@@ -226,8 +226,9 @@ static bool are_right(const struct state *s)
 	pid_t root = s->root.pid;
 
 	return is[DAEMON].parent == root && kill(is[DAEMON].session, 0) < 0 && is[HELPER].session == is[DAEMON].session &&
-	       is[HELPER].parent == root && is[HELPER].group != is[HELPER].session && kill(is[HELPER].group, 0) < 0 && is[GIVEN].parent == root &&
-	       is[GIVEN].session == is[LEADER].pid && is[EARLY].session == s->root.session && is[EARLY].parent == is[LATE].pid &&
+	       is[HELPER].parent == root && is[HELPER].group != is[HELPER].session && kill(is[HELPER].group, 0) < 0 &&
+	       is[GIVEN].parent == root && is[GIVEN].session == is[LEADER].pid &&
+	       is[EARLY].session == s->root.session && is[EARLY].parent == is[LATE].pid &&
 	       is[LATE].session == is[LATE].pid && is[ORPHAN].parent == is[NESTED].pid && is[COUSIN].parent == root &&
 	       is[COUSIN].session == is[ORPHAN].session && kill(is[ORPHAN].session, 0) < 0;
 }

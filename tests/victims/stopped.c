@@ -7,8 +7,8 @@
  *	by SIGTSTP, and the parent has not
  *	by SIGSTOP, with threads, and in the middle of a sleep; the parent has
  *
- * A check wants what wait(2) tells of each, and no SIGCHLD that was not there before; then continues it, wants it to answer, and
- * stops it again.
+ * A check wants what wait(2) tells of each, and no SIGCHLD that was not there before; then continues it, wants it to
+ * answer, and stops it again.
  */
 #include "victim.h"
 

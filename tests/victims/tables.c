@@ -9,8 +9,8 @@
  *	+- both		its own of both,
  *	   +- other	which this one shares
  *
- * A check opens, closes and changes directory in one and looks for it in the others, and for a lock that one of them holds: it is
- * that of all that share the table.
+ * A check opens, closes and changes directory in one and looks for it in the others, and for a lock that one of them holds:
+ * it is that of all that share the table.
  */
 #include "victim.h"
 
@@ -107,7 +107,8 @@ static bool check_places(struct victim *v, struct state *s)
 	CHECK(v, serve_one(ASK_IS_THERE), "the root is not where its child went");
 	CHECK(v, !ask(s, FILES, ASK_IS_THERE) && !ask(s, BOTH, ASK_IS_THERE), "others went there, too");
 	CHECK(v, serve_one(ASK_BACK) && !ask(s, PLACE, ASK_IS_THERE), "the child does not come back with the root");
-	CHECK(v, ask(s, BOTH, ASK_GO) && ask(s, OTHER, ASK_IS_THERE) && !serve_one(ASK_IS_THERE), "the other pair does not go together");
+	CHECK(v, ask(s, BOTH, ASK_GO) && ask(s, OTHER, ASK_IS_THERE) && !serve_one(ASK_IS_THERE),
+	      "the other pair does not go together");
 	CHECK(v, ask(s, OTHER, ASK_BACK) && !ask(s, BOTH, ASK_IS_THERE), "the other pair does not come back together");
 	return true;
 }
