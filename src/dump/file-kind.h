@@ -153,6 +153,13 @@ struct dump_socket_reference {
 	struct image_socket_options *options; /* owned */
 };
 
+/* A name of a file whose own one leads elsewhere: other-name.c. */
+struct dump_name {
+	dev_t dev;
+	ino_t ino;
+	char *path; /* owned */
+};
+
 struct dump_pipes;
 struct dump_unix;
 struct dump_epolls;
@@ -194,6 +201,7 @@ struct dump_files {
 	struct dump_inodes mapped; /* dump_file_map() and dump_file_link(); ids stay */
 	struct dump_inodes checked; /* files with an IMAGE_FILE_CHECK record in this set; the id */
 				    /* is 1 + the index in `build_ids`, or 0 */
+	ARRAY(struct dump_name) names;			/* found so far */
 	ARRAY(struct dump_build_id) build_ids;		/* of programs and libraries */
 	ARRAY(struct dump_socket_reference) references; /* socket-options.c */
 	struct image_socket_options *options; /* of the socket at hand; owned, NULL at first */
@@ -289,6 +297,10 @@ struct dump_regular {
 /* `ret_added` becomes false with a blocker. */
 int dump_regular_add(struct dump_context *ctx, const struct dump_regular *file,
 		     RegularFile *message, bool *ret_added, struct error *error);
+
+/* other-name.c: replaces a name that leads elsewhere by another one of the file; false when none is found. */
+bool dump_other_name(struct dump_files *files, const struct stat *st, bool frozen, char name[DUMP_LINK_MAX]);
+void dump_names_free(struct dump_files *files);
 
 /* Does the link end as that of a deleted file does? It may as well be the name. */
 bool dump_link_is_deleted(const char *name);

@@ -104,6 +104,7 @@ void dump_files_free(struct dump_files *files)
 	array_deinit(&files->mapped.list);
 	array_deinit(&files->checked.list);
 	array_deinit(&files->build_ids);
+	dump_names_free(files);
 	array_deinit(&files->listeners);
 	array_deinit(&files->queues);
 	dump_socket_options_free(files);

@@ -6,7 +6,7 @@
  * Model. /proc gives the path under which a file was opened. It is good when it still leads to the
  * same inode; then the target opens that path, and an IMAGE_FILE_CHECK record lets it compare. A
  * file without any name left (st_nlink 0) has its content moved: ghost.c. A file that lost this
- * name but has others is looked for in the same directory. Whatever lies between, a name elsewhere
+ * name but has others is searched for: other-name.c. Whatever lies between, a name elsewhere
  * or a path that is hidden under a mount, is a blocker, since neither the path nor a copy would be
  * right.
  *
@@ -29,7 +29,6 @@
 #include "util/fdio.h"
 
 #define MQUEUE_MAGIC 0x19800202 /* the kernel's ipc/mqueue.c */
-#define ENTRIES_MAX 100000 /* of a directory that is searched for another name of a file */
 
 static const char deleted_suffix[] = " (deleted)";
 
@@ -52,6 +51,13 @@ static void block(struct dump_context *ctx, const struct dump_regular *file, con
 			 file->link);
 }
 
+static void refuse(struct dump_context *ctx, const struct dump_regular *file, enum image_kind kind)
+{
+	struct image_kind_facts facts = image_kind_get(kind);
+
+	block(ctx, file, facts.cause, facts.remedy);
+}
+
 /* Files of file systems whose files are not what read(2) gives. */
 static bool blocked_by_file_system(struct dump_context *ctx, const struct dump_regular *file)
 {
@@ -62,9 +68,9 @@ static bool blocked_by_file_system(struct dump_context *ctx, const struct dump_r
 	if (fs.f_type == MQUEUE_MAGIC)
 		block(ctx, file, "POSIX message queues cannot be moved", "let the program close it first");
 	else if (fs.f_type == SECRETMEM_MAGIC)
-		block(ctx, file, "memory of memfd_secret(2) cannot be read", "start the program without it");
+		refuse(ctx, file, IMAGE_KIND_MEMORY_SECRET);
 	else if (fs.f_type == HUGETLBFS_MAGIC)
-		block(ctx, file, "huge pages of hugetlbfs are in use", "start the program without explicit huge pages");
+		refuse(ctx, file, IMAGE_KIND_MEMORY_HUGETLB);
 	else
 		return false;
 	return true;
@@ -79,20 +85,18 @@ static bool blocked_by_type(struct dump_context *ctx, const struct dump_regular 
 
 	if (S_ISCHR(file->st->st_mode) && !(flags & O_PATH) &&
 	    !device_is_stateless(file->st->st_rdev)) {
-		block(ctx, file, "this device belongs to this host", "let the program close it first");
+		refuse(ctx, file, IMAGE_KIND_DEVICE);
 		return true;
 	}
 	if (S_ISBLK(file->st->st_mode) && !(flags & O_PATH)) {
-		block(ctx, file, "this disk belongs to this host",
-		      "let the program close it first");
+		refuse(ctx, file, IMAGE_KIND_DEVICE);
 		return true;
 	}
 	if (starts_with(file->link, "/proc/")) {
 		pid = strtol(file->link + 6, &end, 10);
 		if (end != file->link + 6 && (*end == '/' || *end == '\0') &&
 		    !dump_context_find(ctx, (pid_t)pid)) {
-			block(ctx, file, "it tells of a process that is not moved",
-			      "let the program close it, or move the tree that has both");
+			refuse(ctx, file, IMAGE_KIND_PROC_OUTSIDE);
 			return true;
 		}
 	}
@@ -211,51 +215,16 @@ static void strip_deleted(const char *link, char name[DUMP_LINK_MAX])
 	name[length] = '\0';
 }
 
-/*
- * Looks for another name of the file in the directory where it was: it may have been renamed over,
- * or linked.
- */
-static bool find_name(const struct dump_regular *file, char name[DUMP_LINK_MAX])
-{
-	char *slash = strrchr(name, '/');
-	size_t used = (size_t)(slash - name) + 1;
-	_cleanup_dir_ DIR *dir = NULL;
-	struct dirent *entry;
-	char first = name[used];
-
-	name[used] = '\0';
-	dir = opendir(name);
-	name[used] = first;
-	for (size_t i = 0; dir && i < ENTRIES_MAX && (entry = readdir(dir)); i++) {
-		struct stat st;
-
-		if (entry->d_ino != file->st->st_ino ||
-		    fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
-		    st.st_dev != file->st->st_dev || st.st_ino != file->st->st_ino)
-			continue;
-		return snprintf(name + used, DUMP_LINK_MAX - used, "%s", entry->d_name) <
-		       (int)(DUMP_LINK_MAX - used);
-	}
-	return false;
-}
-
 /* The file is not found under its path: a ghost, or a blocker. */
 static int add_unnamed(struct dump_context *ctx, const struct dump_regular *file,
 		       const RegularFile *message, bool *ret_added, struct error *error)
 {
 	if (file->st->st_nlink > 0 && !S_ISDIR(file->st->st_mode)) {
-		block(ctx, file,
-		      "its path leads to another file, but it still has a name in another "
-		      "directory",
-		      "let the program open it again, or remove its other names");
+		refuse(ctx, file, IMAGE_KIND_NAME_ELSEWHERE);
 		return 0;
 	}
 	if (!S_ISREG(file->st->st_mode)) {
-		block(ctx, file,
-		      S_ISDIR(file->st->st_mode)
-			      ? "its directory was deleted or is hidden by a mount"
-			      : "its name was deleted",
-		      "create it again and let the program open it again");
+		refuse(ctx, file, IMAGE_KIND_NAME_LOST);
 		return 0;
 	}
 	return dump_ghost_add(ctx, file, NULL, message->id, ret_added, error);
@@ -273,8 +242,7 @@ int dump_regular_add(struct dump_context *ctx, const struct dump_regular *file,
 
 	*ret_added = false;
 	if (file->link[0] != '/') {
-		block(ctx, file, "it cannot be reached under a path",
-		      "let the program close it first");
+		refuse(ctx, file, IMAGE_KIND_NAME_LOST);
 		return 0;
 	}
 	if (blocked_by_type(ctx, file, message->flags) || blocked_by_file_system(ctx, file))
@@ -286,7 +254,7 @@ int dump_regular_add(struct dump_context *ctx, const struct dump_regular *file,
 	else
 		strip_deleted(file->link, name);
 	if (!named && file->st->st_nlink > 0 && !S_ISDIR(file->st->st_mode))
-		named = find_name(file, name);
+		named = dump_other_name(ctx->files, file->st, file->process->tracee, name);
 	message->name = name;
 	message->has_mode = 1;
 	message->mode = file->st->st_mode;

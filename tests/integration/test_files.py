@@ -70,3 +70,19 @@ def test_files_on_overlayfs(two_hosts, keys, start_victim):
         for host in a, b:
             host.run(["umount", "/mnt/m"])
             host.run(["rm", "-r", "/mnt/o", "/mnt/m"])
+
+
+def test_a_name_that_is_not_found(two_hosts, page_server):
+    """The one name that a file has left is under a mount, where a search does not come."""
+    a, b, _ = two_hosts
+    a.run(["sh", "-c", "mkdir -p /mnt/n/over && echo x >/mnt/n/file && ln /mnt/n/file /mnt/n/over/other"])
+    pid = a.spawn_daemon(["/bin/sleep", "100"], stdin="/mnt/n/file")
+    a.run(["sh", "-c", "rm /mnt/n/file && mount -t tmpfs tmpfs /mnt/n/over"])
+    try:
+        result = send(a, page_server, pid)
+        assert result.status == 1, result.text()
+        assert "the name that it still has is not found" in result.stderr, result.text()
+        assert a.alive(pid)
+    finally:
+        a.kill(pid)
+        a.run(["sh", "-c", "umount /mnt/n/over && rm -r /mnt/n"])

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * deleted DIR [map]: open files whose names are gone or mislead: a deleted one (opened twice), one
- * whose name is another file's by now, one that lives on under a second name, an empty one, and one
+ * whose name is another file's by now, two that live on under a second name, one of them elsewhere, an empty one, and one
  * whose name really ends in " (deleted)", and one that never had a name (O_TMPFILE). With
  * "map", a deleted file is mapped shared as well.
  */
@@ -16,6 +16,7 @@ struct state {
 	int gone, gone_own;  /* the deleted file, opened twice: offsets of their own */
 	int replaced;	     /* deleted, and its name taken by another file */
 	int linked;	     /* its first name deleted, its second kept */
+	int moved;	     /* written as DIR/tmp/x, linked as DIR/final/y, its first name deleted */
 	int empty;	     /* deleted, no content */
 	int named;	     /* DIR/"x (deleted)", which exists */
 	int unnamed;	     /* from O_TMPFILE; -1: the file system has none */
@@ -61,6 +62,9 @@ static void setup(struct victim *v, struct state *s)
 	s->linked = file_make(v, "first", 300);
 	MUST(link(victim_path(v, "first"), victim_path(v, "second")) == 0 &&
 	     unlink(victim_path(v, "first")) == 0);
+	MUST(mkdir(victim_path(v, "tmp"), 0755) == 0 && mkdir(victim_path(v, "final"), 0755) == 0);
+	s->moved = file_make(v, "tmp/x", 500);
+	MUST(link(victim_path(v, "tmp/x"), victim_path(v, "final/y")) == 0 && unlink(victim_path(v, "tmp/x")) == 0);
 	s->empty = open(victim_path(v, "empty"), O_RDWR | O_CREAT | O_APPEND, 0600);
 	MUST(s->empty >= 0 && unlink(victim_path(v, "empty")) == 0);
 	s->named = file_make(v, "x (deleted)", 400);
@@ -116,6 +120,7 @@ static bool verify(struct victim *v, void *context)
 
 	if (!gone_check(v, s) || !content(v, s->replaced, 200, "replaced file") ||
 	    !content(v, s->linked, 300, "renamed file") ||
+	    !content(v, s->moved, 500, "file with a name elsewhere") ||
 	    !content(v, s->named, 400, "file named ' (deleted)'"))
 		return false;
 	fd = open(victim_path(v, "replaced"), O_RDONLY | O_CLOEXEC);
@@ -131,6 +136,10 @@ static bool verify(struct victim *v, void *context)
 	      fstat(s->linked, &st) == 0 && stat(victim_path(v, "second"), &other) == 0 &&
 		      st.st_ino == other.st_ino,
 	      "the file with a second name is another one");
+	CHECK(v,
+	      fstat(s->moved, &st) == 0 && stat(victim_path(v, "final/y"), &other) == 0 &&
+		      st.st_ino == other.st_ino,
+	      "the file with a name elsewhere is another one");
 	CHECK(v,
 	      fstat(s->named, &st) == 0 && stat(victim_path(v, "x (deleted)"), &other) == 0 &&
 		      st.st_ino == other.st_ino,

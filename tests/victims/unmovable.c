@@ -134,13 +134,18 @@ static void open_files(const struct victim *v)
 	int leased = open(victim_path(v, "leased"), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
 
 	int asked = fanotify_init(FAN_CLASS_CONTENT, O_RDONLY), notify = inotify_init1(0);
-	int gone = open(victim_path(v, "gone"), O_RDWR | O_CREAT, 0644);
+	int gone = open(victim_path(v, "gone"), O_RDWR | O_CREAT, 0644), removed;
 
 	MUST(close(open(victim_path(v, "asked"), O_RDWR | O_CREAT, 0644)) == 0);
 	if (asked >= 0 && fanotify_mark(asked, FAN_MARK_ADD, FAN_OPEN_PERM, AT_FDCWD, victim_path(v, "asked")) == 0)
 		descriptor("fanotify", asked);
 	if (notify >= 0 && inotify_add_watch(notify, victim_path(v, "gone"), IN_ACCESS) >= 0)
 		descriptor("inotify", notify);
+	MUST(mkdir(victim_path(v, "removed"), 0755) == 0);
+	removed = open(victim_path(v, "removed"), O_RDONLY | O_DIRECTORY);
+	MUST(rmdir(victim_path(v, "removed")) == 0);
+	descriptor("directory", removed);
+	descriptor("proc", open("/proc/1/status", O_RDONLY));
 	MUST(gone >= 0 && unlink(victim_path(v, "gone")) == 0);
 	MUST(signal(SIGIO, SIG_IGN) != SIG_ERR && watched >= 0 && owned >= 0 && leased >= 0);
 	descriptor("dnotify", fcntl(watched, F_NOTIFY, DN_CREATE | DN_MULTISHOT) < 0 ? -1 : watched);
