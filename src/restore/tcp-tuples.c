@@ -110,7 +110,7 @@ void restore_tcp_check_addresses(const struct net_tuples *tuples, struct image_b
 			continue;
 		inet_ntop(tuple->family, tuple->local.ip, local, sizeof(local));
 		inet_ntop(tuple->family, tuple->remote.ip, remote, sizeof(remote));
-		image_blockers_add(blockers, 0, "address", facts.cause, facts.remedy, "%s of a TCP connection to %s, port %u", local,
-				   remote, ntohs(tuple->remote.port));
+		image_blockers_add(blockers, 0, "address", facts.cause, facts.remedy, "%s of a TCP connection to %s, port %u",
+				   local, remote, ntohs(tuple->remote.port));
 	}
 }
