@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Who else uses the shared memory, the deleted files, the files in memory and the terminals of the tree. A copy of them moves:
- * what a process outside of the tree writes afterwards, or what the tree writes, the other one never sees. So that is a blocker.
+ * what a process outside of the tree writes afterwards, or what the tree writes, the other one never sees. So that is a
+ * blocker.
  *
  * All mappings and descriptors of all processes are looked through, at preflight only: it takes some 50 us a process.
  * Looking is enough for two kinds of use: a memfd that is sealed against writing never changes, and a deleted file that
@@ -147,8 +148,8 @@ static void block_terminal(const struct look *look, int index)
 	struct procfs_stat stat = { .comm = "?" };
 
 	(void)procfs_read_stat(look->pid, &stat, NULL);
-	dump_refuse(look->ctx, 0, "descriptor", IMAGE_KIND_TERMINAL_SHARED, "/dev/pts/%d, as PID %d (%s) does", index, look->pid,
-		    stat.comm);
+	dump_refuse(look->ctx, 0, "descriptor", IMAGE_KIND_TERMINAL_SHARED, "/dev/pts/%d, as PID %d (%s) does", index,
+		    look->pid, stat.comm);
 }
 
 static void look_at_descriptor(struct look *look, int number, const char *link, const struct stat *info, bool writes)

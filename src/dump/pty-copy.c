@@ -6,8 +6,8 @@
  * goes on has all that it had. It is forked once for all terminals, and calls nothing but the kernel. The copies are in
  * memory that it shares with us.
  *
- * Left open: if this program is killed in these few hundred microseconds, the tree runs on meanwhile, and what it writes may come
- * to lie before what was there. Whoever wants SIGIO for a terminal (O_ASYNC) gets one.
+ * Left open: if this program is killed in these few hundred microseconds, the tree runs on meanwhile, and what it writes may
+ * come to lie before what was there. Whoever wants SIGIO for a terminal (O_ASYNC) gets one.
  *
  * Failure modes: more lies there than a copy takes, -EFBIG: it is put back, as far as it was taken out.
  */

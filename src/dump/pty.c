@@ -326,8 +326,8 @@ bool dump_pty_is_noted(const struct dump_context *ctx, uint32_t index)
 static void check(struct dump_context *ctx, const struct dump_pty *pty, const struct pty_messages *messages)
 {
 	if (messages->master.sid && !dump_context_find(ctx, (pid_t)messages->master.sid))
-		dump_refuse(ctx, pty->pid, "descriptor", IMAGE_KIND_TERMINAL_SHARED, "fd %d -> %s of /dev/pts/%u, which controls "
-			    "session %u", pty->number, pty->path, pty->index, messages->master.sid);
+		dump_refuse(ctx, pty->pid, "descriptor", IMAGE_KIND_TERMINAL_SHARED,
+			    "fd %d -> %s of /dev/pts/%u, which controls session %u", pty->number, pty->path, pty->index, messages->master.sid);
 	if (messages->settings.message.c_line)
 		dump_refuse(ctx, pty->pid, "descriptor", IMAGE_KIND_TERMINAL_DISCIPLINE, "discipline %u of /dev/pts/%u",
 			    messages->settings.message.c_line, pty->index);

@@ -16,8 +16,9 @@
  * output any more, the worker is through. Output is written to the slave without output processing.
  *
  * What cannot be read, and is lost: the column of the cursor (for tabs and erasing), a quote or an ECHOPRT erasure that has
- * just begun. An echo that waits because output is stopped goes out. Where the master has not yet read that queues were flushed (TIOCPKT_FLUSH*), it also reads that output has
- * started (TIOCPKT_START), and perhaps what the settings are (TIOCPKT_DOSTOP).
+ * just begun. An echo that waits because output is stopped goes out. Where the master has not yet read that queues were
+ * flushed (TIOCPKT_FLUSH*), it also reads that output has started (TIOCPKT_START), and perhaps what the settings are
+ * (TIOCPKT_DOSTOP).
  */
 #include "pty-queue.h"
 
@@ -266,6 +267,11 @@ static int put_bytes(int fd, const uint8_t *data, size_t size)
 	return 0;
 }
 
+static bool is_special(uint8_t byte)
+{
+	return byte == '\n' || byte == PUT_EOF || byte == PUT_START || byte == PUT_STOP || byte == PUT_QUOTE;
+}
+
 static int put_line(int master, const uint8_t *data, size_t size, bool closed)
 {
 	bool newline = closed && size > 0 && data[size - 1] == '\n';
@@ -274,7 +280,7 @@ static int put_line(int master, const uint8_t *data, size_t size, bool closed)
 	int r = 0;
 
 	for (size_t i = 0; r == 0 && i < plain; i++) {
-		if (data[i] == '\n' || data[i] == PUT_EOF || data[i] == PUT_START || data[i] == PUT_STOP || data[i] == PUT_QUOTE)
+		if (is_special(data[i]))
 			text[used++] = PUT_QUOTE;
 		text[used++] = data[i];
 		if (used + 2 > sizeof(text)) {

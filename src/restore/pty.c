@@ -501,7 +501,9 @@ int restore_ptys_check(const struct image_set *images, struct image_blockers *bl
 {
 	const struct image_record *record;
 	int tells = tells_who_is_controlled(images, error);
+	const char *maker;
 	size_t cursor = 0;
+	pid_t session;
 
 	while (tells >= 0 && (record = image_set_next(images, IMAGE_TTY_INFO, IMAGE_ANY, &cursor))) {
 		_cleanup_message_ TerminalInfo *info = NULL;
@@ -512,17 +514,20 @@ int restore_ptys_check(const struct image_set *images, struct image_blockers *bl
 			return r;
 		if (!restore_pty_is_master(info))
 			continue;
-		if (info->sid && !tells)
-			image_blockers_add(blockers, (pid_t)info->sid, "terminal", "the images do not tell which processes it controls",
-					   "dump the tree with migrate", "/dev/pts/%u", info->pty->index);
+		session = (pid_t)info->sid;
+		maker = info->path ? info->path : MASTER_PATH;
 		snprintf(path, sizeof(path), "/dev/pts/%u", info->pty->index);
-		if (access(info->path ? info->path : MASTER_PATH, R_OK | W_OK) < 0)
-			image_blockers_add(blockers, (pid_t)info->sid, "terminal", "pseudo-terminals cannot be made on the restoring "
-					   "host", "mount a devpts there", "%s", info->path ? info->path : MASTER_PATH);
+		if (session && !tells)
+			image_blockers_add(blockers, session, "terminal", "the images do not tell which processes it controls",
+					   "dump the tree with migrate", "%s", path);
+		if (access(maker, R_OK | W_OK) < 0)
+			image_blockers_add(blockers, session, "terminal",
+					   "pseudo-terminals cannot be made on the restoring host", "mount a devpts there", "%s",
+					   maker);
 		else if (access(path, F_OK) == 0)
-			image_blockers_add(blockers, (pid_t)info->sid, "terminal", "its number is in use on the restoring host",
-					   "end the program that uses it there, or restore in a mount namespace with a devpts of "
-					   "its own", "%s", path);
+			image_blockers_add(blockers, session, "terminal", "its number is in use on the restoring host",
+					   "end the program that uses it there, or restore in a mount namespace with a devpts "
+					   "of its own", "%s", path);
 	}
 	return tells < 0 ? tells : 0;
 }

@@ -70,8 +70,8 @@ def test_used_outside(two_hosts, page_server, tmp_path, end):
         other = int((tmp_path / "pid").read_text())
         result = send(a, page_server, pid)
         assert result.status == 1, result.text()
-        assert re.search(rf"descriptor /dev/pts/0, as PID {other} \(sleep\) does: a process outside of the tree uses the terminal",
-                         result.stderr), result.text()
+        assert (f"descriptor /dev/pts/0, as PID {other} (sleep) does: a process outside of the tree uses the terminal"
+                in result.stderr), result.text()
         a.kill(other)
         wait_gone(a, [other])
         assert send(a, page_server, pid).status == 0
@@ -147,7 +147,8 @@ class Tmux:
 
     def shows(self, window, pattern):
         try:
-            wait_until(lambda: re.search(pattern, self.screen(window), re.S), 10, f"window {window} shows {pattern!r}", step=0.05)
+            wait_until(lambda: re.search(pattern, self.screen(window), re.S), 10, f"window {window} shows {pattern!r}",
+                       step=0.05)
         except TimeoutError as e:
             raise AssertionError(f"{e}\n{self.screen(window)}") from None
 

@@ -155,7 +155,8 @@ static bool verify(struct victim *v, void *context)
 	struct pollfd look = {.fd = s->closed.master, .events = POLLIN};
 	char drop[64];
 
-	if (!lines_check(v, &s->lines) || !gives(v, s->raw.slave, "a\rb\003", 4, "input without lines") || !full_check(v, &s->full))
+	if (!lines_check(v, &s->lines) || !gives(v, s->raw.slave, "a\rb\003", 4, "input without lines") ||
+	    !full_check(v, &s->full))
 		return false;
 	CHECK(v, !takes_output(&s->stopped), "stopped output goes on");
 	if (!gives(v, s->stopped.master, "before", 6, "output before the stop"))

@@ -127,7 +127,9 @@ static bool settings_check(struct victim *v, struct state *s)
 	      "the file is another device");
 	CHECK(v, st.st_uid == UID && st.st_gid == GID && (st.st_mode & 07777) == 0624, "owner %u:%u, mode %o", st.st_uid,
 	      st.st_gid, st.st_mode);
-	CHECK(v, (fcntl(s->reader, F_GETFL) & (O_ACCMODE | O_NONBLOCK)) == (O_RDONLY | O_NONBLOCK) && (fcntl(s->writer, F_GETFL) & O_ACCMODE) == O_WRONLY,
+	CHECK(v,
+	      (fcntl(s->reader, F_GETFL) & (O_ACCMODE | O_NONBLOCK)) == (O_RDONLY | O_NONBLOCK) &&
+		      (fcntl(s->writer, F_GETFL) & O_ACCMODE) == O_WRONLY,
 	      "flags of the slaves: %x %x", fcntl(s->reader, F_GETFL), fcntl(s->writer, F_GETFL));
 	CHECK(v, fcntl(s->writer, F_GETFD) == FD_CLOEXEC && fcntl(s->reader, F_GETFD) == 0, "close-on-exec differs");
 	return passes(v, s->writer, s->set.master, "a\nb", "a\r\nb", "out of the slave") &&
