@@ -20,6 +20,7 @@ VICTIMS = [
     ("sessions",), ("zombies",), ("tables",), ("stopped",),
     ("tcp-pairs",),
     ("kinship",),
+    ("sysv-shm",), ("sysv-sem",), ("sysv-msg",), ("posix-shm",), ("mqueue",), ("shared-open",),
 ]
 
 
