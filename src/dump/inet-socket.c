@@ -200,6 +200,9 @@ static bool blocked(struct dump_context *ctx, const struct inet_socket *file,
 		return true;
 	}
 	kind = dump_tcp_kind(file->fd);
+	/* A connection begins with its keys. */
+	if (!file->frozen && dump_tcp_is_signed(file->fd))
+		kind = IMAGE_KIND_TCP_SIGNED;
 	/* What is unread now need not be so at the freeze. */
 	if (kind == IMAGE_KIND_TCP_CONNECTION || (kind == IMAGE_KIND_TCP_UNREAD_URGENT && !file->frozen))
 		return false;

@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "dump/dump.h"
@@ -14,6 +15,9 @@
 
 /* The kind of connection that it is and that cannot be moved, or IMAGE_KIND_TCP_CONNECTION. */
 enum image_kind dump_tcp_kind(int fd);
+
+/* tcp-signed.c: TCP-MD5 or TCP-AO. Asks the kernel by netlink: not for the freeze. */
+bool dump_tcp_is_signed(int fd);
 
 /*
  * Reads a connection whose program stands still: PID `pid` has it open as `number`, we as `fd`. `message` is initialised by

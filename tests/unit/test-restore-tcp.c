@@ -573,6 +573,47 @@ static void test_connecting(void **state)
 	pair_end(&pair, wait.fd);
 }
 
+/* ---- signed segments */
+
+static void set_key(int fd, const struct sockaddr_storage *peer)
+{
+	struct tcp_md5sig key = { .tcpm_addr = *peer, .tcpm_keylen = 6, .tcpm_key = "secret" };
+
+	CHILD_CHECK(setsockopt(fd, IPPROTO_TCP, TCP_MD5SIG, &key, sizeof(key)) == 0);
+}
+
+static void setup_signed(const char *directory)
+{
+	struct sockaddr_storage own, peer;
+	socklen_t size = make_address(AF_INET, MOVED, 0, &own);
+
+	make_address(AF_INET, HERE, PORT, &peer);
+	CHILD_CHECK(socket(AF_INET, SOCK_STREAM, 0) == 0);
+	CHILD_CHECK(bind(0, (struct sockaddr *)&own, size) == 0);
+	set_key(0, &peer);
+	CHILD_CHECK(connect(0, (struct sockaddr *)&peer, size) == 0);
+}
+
+static void test_signed(void **state)
+{
+	struct sockaddr_storage own, moved;
+	socklen_t size = make_address(AF_INET, HERE, PORT, &own);
+	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct move move;
+
+	make_address(AF_INET, MOVED, 0, &moved);
+	set_int(listener, SOL_SOCKET, SO_REUSEADDR, 1);
+	set_key(listener, &moved);
+	assert_int_equal(bind(listener, (struct sockaddr *)&own, size), 0);
+	assert_int_equal(listen(listener, 5), 0);
+	move_begin(&move, setup_signed);
+	move.dump_options.tcp_established = true;
+	move_dump(&move, false);
+	assert_true(move_has_blocker(&move, "its segments are signed"));
+	close(listener);
+	move_end(&move);
+}
+
 /* ---- */
 
 static int own_network(void **state)
@@ -594,6 +635,7 @@ int main(void)
 		cmocka_unit_test(test_given_up),	cmocka_unit_test(test_shut_for_writing),
 		cmocka_unit_test(test_fin_wait2),	cmocka_unit_test(test_close_wait),
 		cmocka_unit_test(test_last_ack),	cmocka_unit_test(test_connecting),
+		cmocka_unit_test(test_signed),
 	};
 
 	return cmocka_run_group_tests(tests, own_network, NULL);

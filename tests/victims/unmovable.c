@@ -81,6 +81,26 @@ static void open_faults(void)
 		mapping("userfaultfd-range", area);
 }
 
+/* Signed with a key, at both ends. */
+static void open_signed(void)
+{
+	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	struct tcp_md5sig key = {.tcpm_keylen = 6, .tcpm_key = "secret"};
+	socklen_t size = sizeof(address);
+	int listener = socket(AF_INET, SOCK_STREAM, 0), client = socket(AF_INET, SOCK_STREAM, 0);
+
+	memcpy(&key.tcpm_addr, &address, sizeof(address));
+	if (setsockopt(listener, IPPROTO_TCP, TCP_MD5SIG, &key, sizeof(key)) == 0 &&
+	    setsockopt(client, IPPROTO_TCP, TCP_MD5SIG, &key, sizeof(key)) == 0 &&
+	    bind(listener, (struct sockaddr *)&address, size) == 0 && listen(listener, 1) == 0 &&
+	    getsockname(listener, (struct sockaddr *)&address, &size) == 0 &&
+	    connect(client, (struct sockaddr *)&address, size) == 0) {
+		descriptor("tcp-signed", client);
+		descriptor("tcp-signed", accept(listener, NULL, NULL));
+	}
+	close(listener);
+}
+
 static void open_sockets(void)
 {
 	struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -194,6 +214,7 @@ int main(int argc, char **argv)
 	MUST(kinds != NULL);
 	open_rings();
 	open_faults();
+	open_signed();
 	open_sockets();
 	open_others();
 	open_files(&v);
