@@ -13,6 +13,7 @@
 #define ABI_UFFD_WP_ASYNC       (UINT64_C(1) << 15)
 
 /* Categories of pages: 6.7; guards 6.16. */
+#define ABI_PAGE_WPALLOWED (UINT64_C(1) << 0) /* of the mapping: registered for asynchronous write protection */
 #define ABI_PAGE_WRITTEN (UINT64_C(1) << 1)
 #define ABI_PAGE_FILE    (UINT64_C(1) << 2)
 #define ABI_PAGE_PRESENT (UINT64_C(1) << 3)

@@ -8,8 +8,7 @@
  * dropped) has no bit, so it counts as written, too. Finding and protecting a page is one step under the page table
  * lock, so that a write comes either before it, and is reported, or after it, and clears the bit again.
  *
- * Happy path. update: all mappings that hold memory of the process are registered; those that are already, the kernel
- * skips. Neighbours go in one call. scan: PAGEMAP_SCAN over the range, as often as its vector fills up.
+ * Happy path. update: all mappings that hold memory of the process are registered (registration.c). scan: PAGEMAP_SCAN over the range, as often as its vector fills up.
  *
  * Four things that are not done, and why:
  * - PM_SCAN_CHECK_WPASYNC makes a scan fail at the first mapping that is not registered; by then the pages before it
@@ -39,6 +38,7 @@
 
 #include "kernel-abi.h"
 #include "private.h"
+#include "registration.h"
 
 #include "util/cleanup.h"
 
@@ -52,9 +52,8 @@
 
 struct pagemap_scan {
 	struct track base;               /* first */
-	int userfaultfd;                 /* owned; of the tracked address space */
+	struct track_registration registration;
 	uint64_t guard;                  /* ABI_PAGE_GUARD, or 0 where the kernel does not know it */
-	struct track_ranges registered;  /* owned: ranges of the last update, by address */
 	struct track_ranges files;       /* owned: where files or shared memory are mapped, of the last update, by address */
 	struct abi_page_region *regions; /* owned: the scan's vector, REGIONS_MAX long */
 };
@@ -73,67 +72,10 @@ static int check_alive(const struct pagemap_scan *scan, struct error *error)
 		.mode = 0,
 	};
 
-	if (ioctl(scan->userfaultfd, UFFDIO_WRITEPROTECT, &probe) == 0 || errno != ESRCH)
+	if (ioctl(scan->registration.userfaultfd, UFFDIO_WRITEPROTECT, &probe) == 0 || errno != ESRCH)
 		return 0;
 	return error_set(error, -ESRCH, "PID %d: its address space is gone (it ended or called execve)",
 			 scan->base.pid);
-}
-
-static int register_range(const struct pagemap_scan *scan, uint64_t start, uint64_t end)
-{
-	struct uffdio_register request = {
-		.range = { .start = start, .len = end - start },
-		.mode = UFFDIO_REGISTER_MODE_WP,
-	};
-
-	return ioctl(scan->userfaultfd, UFFDIO_REGISTER, &request) < 0 ? -errno : 0;
-}
-
-static void unregister_range(const struct pagemap_scan *scan, uint64_t start, uint64_t end)
-{
-	struct uffdio_range range = { .start = start, .len = end - start };
-
-	/* What the process has unmapped or remapped meanwhile is not registered any more. */
-	(void)ioctl(scan->userfaultfd, UFFDIO_UNREGISTER, &range);
-}
-
-static int add_range(struct track_ranges *ranges, uint64_t start, uint64_t end, int code)
-{
-	struct track_range range = { .start = start, .end = end, .code = code };
-
-	return array_append(ranges, range);
-}
-
-static int register_single(struct pagemap_scan *scan, const struct procfs_map *map)
-{
-	int r = register_range(scan, map->start, map->end);
-
-	if (r == -ENOMEM)
-		return r;
-	if (r == -EPERM) /* may never become writable: a shared mapping of a file opened for reading */
-		return 0;
-	if (r < 0)
-		return add_range(&scan->base.untracked, map->start, map->end, r);
-	return add_range(&scan->registered, map->start, map->end, 0);
-}
-
-/* Registers maps[0..count), between which there is nothing that must not be registered. */
-static int register_group(struct pagemap_scan *scan, const struct procfs_map *maps, size_t count)
-{
-	size_t i;
-	int r;
-
-	if (count == 0)
-		return 0;
-	r = register_range(scan, maps[0].start, maps[count - 1].end);
-	if (r == 0)
-		return add_range(&scan->registered, maps[0].start, maps[count - 1].end, 0);
-	for (i = 0; i < count; i++) {
-		r = register_single(scan, &maps[i]);
-		if (r < 0)
-			return r;
-	}
-	return 0;
 }
 
 static int list_files(struct pagemap_scan *scan, const struct procfs_maps *maps)
@@ -144,29 +86,11 @@ static int list_files(struct pagemap_scan *scan, const struct procfs_maps *maps)
 	array_for_each(map, maps) {
 		if (map->inode == 0)
 			continue;
-		r = add_range(&scan->files, map->start, map->end, 0);
+		r = array_append(&scan->files, ((struct track_range){ .start = map->start, .end = map->end }));
 		if (r < 0)
 			return r;
 	}
 	return 0;
-}
-
-static int register_all(struct pagemap_scan *scan, const struct procfs_maps *maps)
-{
-	size_t i, first = 0;
-	int r;
-
-	array_clear(&scan->registered);
-	array_clear(&scan->base.untracked);
-	for (i = 0; i < maps->count; i++) {
-		if (track_map_content(scan->base.pid, &maps->items[i]) == TRACK_CONTENT_OWN)
-			continue;
-		r = register_group(scan, &maps->items[first], i - first);
-		if (r < 0)
-			return r;
-		first = i + 1;
-	}
-	return register_group(scan, &maps->items[first], maps->count - first);
 }
 
 static int update(struct track *track, const struct procfs_maps *maps, unsigned int flags, struct error *error)
@@ -180,7 +104,7 @@ static int update(struct track *track, const struct procfs_maps *maps, unsigned 
 		return r;
 	r = list_files(scan, maps);
 	if (r >= 0)
-		r = register_all(scan, maps);
+		r = track_registration_update(&scan->registration, track, maps);
 	if (r < 0)
 		return error_set_errno(error, r, "PID %d: userfaultfd registration", track->pid);
 	return 0;
@@ -429,16 +353,8 @@ static void stop(struct track *track)
 {
 	struct pagemap_scan *scan = to_scan(track);
 
-	/*
-	 * The last close would do it alone; but a child that the process forked while it had the descriptor for
-	 * a moment has a copy until it execs or ends.
-	 */
-	array_for_each(range, &scan->registered)
-		unregister_range(scan, range->start, range->end);
-	array_deinit(&scan->registered);
+	track_registration_deinit(&scan->registration);
 	array_deinit(&scan->files);
-	if (scan->userfaultfd >= 0)
-		close(scan->userfaultfd);
 	free(scan->regions);
 }
 
@@ -458,12 +374,18 @@ int track_pagemap_scan_new(int userfaultfd, struct track **ret, struct error *er
 	if (scan)
 		scan->regions = calloc(REGIONS_MAX, sizeof(*scan->regions));
 	if (!scan || !scan->regions) {
-		free(scan);
 		cleanup_fd(&userfaultfd);
+		if (scan)
+			free(scan->regions);
+		free(scan);
+		return error_set(error, -ENOMEM, "no memory for a tracker");
+	}
+	if (track_registration_init(&scan->registration, userfaultfd) < 0) {
+		free(scan->regions);
+		free(scan);
 		return error_set(error, -ENOMEM, "no memory for a tracker");
 	}
 	scan->base.operations = &operations;
-	scan->userfaultfd = userfaultfd;
 	*ret = &scan->base;
 	return 0;
 }
@@ -490,7 +412,7 @@ int track_pagemap_scan_prepare(struct track *track, struct error *error)
 	struct uffdio_api api = { .api = UFFD_API, .features = FEATURES };
 	int r;
 
-	if (ioctl(scan->userfaultfd, UFFDIO_API, &api) < 0)
+	if (ioctl(scan->registration.userfaultfd, UFFDIO_API, &api) < 0)
 		return error_set_errno(error, -errno, "PID %d: userfaultfd with asynchronous write protection (Linux 6.7)",
 				       track->pid);
 	scan->guard = ABI_PAGE_GUARD;
