@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Connections that begin, or end. Between the first packet of a connection and accept(2) it belongs to the listening socket,
- * and nothing of it can be moved; its peer, which may have sent already, would be reset. So for a moment before the freeze nobody
- * new is let in: the lock drops first packets (their senders try again in a second, and meet the target), handshakes that are
- * under way come to their end, and the program, which still runs, accepts what waits.
+ * and nothing of it can be moved; its peer, which may have sent already, would be reset. So for a moment before the freeze
+ * nobody new is let in: the lock drops first packets (their senders try again in a second, and meet the target), handshakes
+ * that are under way come to their end, and the program, which still runs, accepts what waits.
  *
  * A connection that the program has closed, and whose last bytes are not acknowledged, belongs to nobody but the kernel of this
  * host, and stays here: that, too, is waited for.
