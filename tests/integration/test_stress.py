@@ -15,7 +15,7 @@ from runtimes import StressNg
 # In groups: a page server serves a group, so that starting it costs little.
 STRESSORS = {
     "cpu": ["atomic", "bsearch", "fp", "hash", "matrix", "qsort", "vecmath", "zlib"],
-    "memory": ["fault", "memcpy", "mincore", "mmapfixed", "mremap", "pagemove", "shm", "str", "vm-addr"],
+    "memory": ["fault", "memcpy", "mincore", "mmapfixed", "mremap", "pagemove", "str", "vm-addr"],
     "process": ["ioprio", "itimer", "nice", "prctl", "schedpolicy", "sem", "sigabrt", "signal", "sigtrap", "sigpending"],
     "files": ["access", "chmod", "dentry", "fcntl", "fstat", "getdent", "inotify", "lockofd", "rename", "utime", "xattr"],
     "kernel": ["get", "getrandom", "poll", "sem-sysv", "sendfile", "splice", "sysinfo", "timer", "timerfd", "yield"],
