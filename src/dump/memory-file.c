@@ -30,8 +30,9 @@ bool dump_memory_file_is(const struct dump_regular *file)
 {
 	struct statfs info;
 
-	return !is_leased(file->fd) && S_ISREG(file->st->st_mode) && file->st->st_nlink == 1 && !file->path_only && !file->private_map &&
-	       fstatfs(file->fd, &info) == 0 && (info.f_type == TMPFS_MAGIC || info.f_type == RAMFS_MAGIC);
+	return !is_leased(file->fd) && S_ISREG(file->st->st_mode) && file->st->st_nlink == 1 && !file->path_only &&
+	       !file->private_map && fstatfs(file->fd, &info) == 0 &&
+	       (info.f_type == TMPFS_MAGIC || info.f_type == RAMFS_MAGIC);
 }
 
 /* One line of mountinfo(5): the mount point is field 5, the type the first behind " - ". */

@@ -327,7 +327,8 @@ static void check(struct dump_context *ctx, const struct dump_pty *pty, const st
 {
 	if (messages->master.sid && !dump_context_find(ctx, (pid_t)messages->master.sid))
 		dump_refuse(ctx, pty->pid, "descriptor", IMAGE_KIND_TERMINAL_SHARED,
-			    "fd %d -> %s of /dev/pts/%u, which controls session %u", pty->number, pty->path, pty->index, messages->master.sid);
+			    "fd %d -> %s of /dev/pts/%u, which controls session %u", pty->number, pty->path, pty->index,
+			    messages->master.sid);
 	if (messages->settings.message.c_line)
 		dump_refuse(ctx, pty->pid, "descriptor", IMAGE_KIND_TERMINAL_DISCIPLINE, "discipline %u of /dev/pts/%u",
 			    messages->settings.message.c_line, pty->index);

@@ -29,7 +29,8 @@ struct dump_shared_object {
 	bool present;      /* has a record in the last image set */
 	uint32_t seals;    /* F_GET_SEALS; memfds only */
 	char *name;        /* of the memfd, without "memfd:" and " (deleted)"; NULL for anonymous; owned */
-	const uint8_t *tail; /* segments whose last page is not whole: that page, mapped; owned. read(2) ends in the midst of it */
+	/* Segments whose last page is not whole: that page, mapped; owned. read(2) ends in the midst of it. */
+	const uint8_t *tail;
 	uint32_t uid, gid; /* owner and mode of the inode */
 	uint32_t mode;
 };
@@ -49,7 +50,8 @@ int dump_shared_memfd(struct dump_context *ctx, int fd, const char *name, uint32
 
 /*
  * The object of a deleted file, or of a file in memory, of which `path` is the name (else NULL); `fd` is any descriptor of it,
- * O_PATH too, and stays the caller's. `written`: this use of it may write. `ret_new`: this image set has no record of it yet, the caller adds it. `ret` is valid until the next call.
+ * O_PATH too, and stays the caller's. `written`: this use of it may write. `ret_new`: this image set has no record of it yet,
+ * the caller adds it. `ret` is valid until the next call.
  */
 int dump_shared_ghost(struct dump_context *ctx, int fd, const char *name, const char *path, bool written,
 		      const struct dump_shared_object **ret, bool *ret_new, struct error *error);

@@ -409,7 +409,8 @@ static size_t bytes_behind(enum image_type type, const ProtobufCMessage *message
 {
 	const TcpStream *stream = (const TcpStream *)message;
 
-	return type == IMAGE_SOCKET_QUEUE ? ((const SocketPacket *)message)->length : (size_t)stream->inq_len + stream->outq_len;
+	return type == IMAGE_SOCKET_QUEUE ? ((const SocketPacket *)message)->length
+					  : (size_t)stream->inq_len + stream->outq_len;
 }
 
 /* Packets, and what is in the queues of connections. */

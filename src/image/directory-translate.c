@@ -121,8 +121,8 @@ static int translate_mm(struct importer *importer, const struct import_item *ite
 	for (size_t i = 0; i < message->n_aios; i++)
 		if (!message->aios[i]->has_head)
 			return error_set(importer->error, -EOPNOTSUPP,
-					 "%s/mm-%u.img: a ring of asynchronous I/O at 0x%llx, which another program wrote, cannot "
-					 "be restored",
+					 "%s/mm-%u.img: a ring of asynchronous I/O at 0x%llx, which another program "
+					 "wrote, cannot be restored",
 					 importer->dir->path, item->id, (unsigned long long)message->aios[i]->id);
 	for (size_t i = 0; r == 0 && i < message->n_vmas; i++) {
 		Mapping *mapping = message->vmas[i];

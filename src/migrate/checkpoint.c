@@ -136,7 +136,8 @@ int migrate_checkpoint(const struct migrate_checkpoint_options *options, const s
 	const struct migrate_options move = {
 		.to = options->path, .state_dir = options->state_dir, .mode = MIGRATE_HYBRID,
 		.downtime_limit_ns = options->downtime_limit_ns, .pid = options->pid, .streams = 1,
-		.tcp_close = options->tcp_close, .ext_unix = options->ext_unix, .json = options->json, .cancel_fd = options->cancel_fd,
+		.tcp_close = options->tcp_close, .ext_unix = options->ext_unix, .json = options->json,
+		.cancel_fd = options->cancel_fd,
 	};
 	struct source source;
 	int r;

@@ -156,7 +156,8 @@ static void check_oom_score(pid_t pid, const ProcessExtra *extra, struct image_b
 	    fdio_read_file(-1, "/proc/self/oom_score_adj", 64, &text) < 0)
 		return;
 	if (extra->oom_score_adj < atoi((const char *)text.data))
-		image_blockers_note(blockers, pid, "oom_score_adj %d: the copy has %d, as lower ones need CAP_SYS_RESOURCE there",
+		image_blockers_note(blockers, pid,
+				    "oom_score_adj %d: the copy has %d, as lower ones need CAP_SYS_RESOURCE there",
 				    extra->oom_score_adj, atoi((const char *)text.data));
 }
 

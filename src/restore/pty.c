@@ -522,8 +522,8 @@ int restore_ptys_check(const struct image_set *images, struct image_blockers *bl
 					   "dump the tree with migrate", "%s", path);
 		if (access(maker, R_OK | W_OK) < 0)
 			image_blockers_add(blockers, session, "terminal",
-					   "pseudo-terminals cannot be made on the restoring host", "mount a devpts there", "%s",
-					   maker);
+					   "pseudo-terminals cannot be made on the restoring host",
+					   "mount a devpts there", "%s", maker);
 		else if (access(path, F_OK) == 0)
 			image_blockers_add(blockers, session, "terminal", "its number is in use on the restoring host",
 					   "end the program that uses it there, or restore in a mount namespace with a devpts "

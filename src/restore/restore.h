@@ -108,7 +108,7 @@ struct restore_tree {
 	unsigned depth;                        /* processes deeper below the root are not made by restore_tree_layout() yet: */
 					       /* so a child can be made when its parent has its pages, and shares them. */
 					       /* UINT_MAX unless the caller sets it; restore_tree_finish() makes all */
-	struct net_lock *lock;                 /* stops TCP connections until the go, which releases it; borrowed, may be NULL */
+	struct net_lock *lock;                 /* stops TCP connections until the go, which releases it; borrowed or NULL */
 	struct restore_files *files;           /* owned by files.c, made on first use */
 	struct restore_shared *shared;         /* owned by shared-memory.c, made on first use */
 	struct image_ipcs *sysv;               /* System V objects made so far, owned by sysv.c; NULL: none */

@@ -8,7 +8,8 @@
  * dropped) has no bit, so it counts as written, too. Finding and protecting a page is one step under the page table
  * lock, so that a write comes either before it, and is reported, or after it, and clears the bit again.
  *
- * Happy path. update: all mappings that hold memory of the process are registered (registration.c). scan: PAGEMAP_SCAN over the range, as often as its vector fills up.
+ * Happy path. update: all mappings that hold memory of the process are registered (registration.c). scan: PAGEMAP_SCAN over
+ * the range, as often as its vector fills up.
  *
  * Four things that are not done, and why:
  * - PM_SCAN_CHECK_WPASYNC makes a scan fail at the first mapping that is not registered; by then the pages before it

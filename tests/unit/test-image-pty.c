@@ -2,7 +2,8 @@
 /* deps: image util proto */
 /*
  * What lies in a pseudo-terminal: each case is set up in three pairs. One is left alone; from the second everything is taken
- * and put back; the third gets what was taken from the second. Then all three are read, and all that is seen there must be equal.
+ * and put back; the third gets what was taken from the second. Then all three are read, and all that is seen there must be
+ * equal.
  */
 #include <setjmp.h>
 #include <stdarg.h>

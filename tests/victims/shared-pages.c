@@ -3,8 +3,8 @@
  * shared-pages DIR [MIB [PAGES_PER_SECOND [KINDS]]]: finds a wrong page of what two processes share. KINDS is any of a
  * (anonymous shared memory), m (memfd), s (file of /dev/shm, deleted), d (file of DIR, deleted), n (memfd that is only open,
  * never mapped), p (file of /dev/shm/shared that keeps its name, victim-PID), h (the same in /dev/shm), f (children that end at
- * once write, too); all of them but p, h and f unless said otherwise. MIB of each: 16 unless said otherwise. PAGES_PER_SECOND of each process:
- * 2000 unless said otherwise, 0 for memory that nobody writes.
+ * once write, too); all of them but p, h and f unless said otherwise. MIB of each: 16 unless said otherwise. PAGES_PER_SECOND
+ * of each process: 2000 unless said otherwise, 0 for memory that nobody writes.
  *
  * Model: every page holds {index, generation, words made from both}, or zeros. A table, in shared memory as well, says which
  * generation it must have, and has a lock for each page. A parent and its child write pages at random, each time by another
