@@ -85,6 +85,9 @@ static void check_inotify(const struct move *move)
 	char path[128];
 	int fd = move_fd(move, 6), file;
 
+	/* An event waited in it. */
+	assert_int_equal(read(fd, &data, sizeof(data)), sizeof(data.event));
+	assert_int_equal(data.event.mask, IN_Q_OVERFLOW);
 	assert_int_equal(read(fd, &data, sizeof(data)), -1);
 	assert_int_equal(errno, EAGAIN);
 	join(path, sizeof(path), move->directory, "watched/new");
