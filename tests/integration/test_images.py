@@ -172,9 +172,9 @@ def test_another_architecture(base):
 
 def test_what_cannot_be_restored_is_named(base):
     (base / "top/pagestream.seal").write_bytes(b"")
-    (base / "top/tcp-stream-5.img").write_bytes(b"")
+    (base / "top/utsns-5.img").write_bytes(b"")
     records, error = read(base / "top")
-    assert records is None and "tcp-stream-5.img" in error and "TCP" in error
+    assert records is None and "utsns-5.img" in error and "UTS namespace" in error
 
 
 VICTIM = """

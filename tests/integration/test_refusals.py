@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Processes, hosts and objects that cannot be moved: each gets an error that names it, and everything is as it was."""
+import os
 import pathlib
 import sys
 import re
@@ -301,6 +302,7 @@ def test_file_that_differs(two_hosts, page_server):
     path = "/mnt/data"
     a.path(path).write_text("one")
     b.path(path).write_text("another")
+    os.link(a.path(path), a.path("/mnt/second-name"))  # or the file would go along, as those on tmpfs do
     pid = a.spawn_daemon(["/bin/sleep", "100"], stdin=path)
     with Unharmed(a, b, None, page_server) as watch:
         watch.refused(send(a, page_server, pid, state_dir=watch.state), f"PID {pid}: file {path}", "rsync")
