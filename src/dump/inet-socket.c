@@ -199,6 +199,11 @@ static bool blocked(struct dump_context *ctx, const struct inet_socket *file,
 		      "use --tcp-established, or --tcp-close: the program then sees it closed");
 		return true;
 	}
+	/* What comes in after it was read would be acknowledged here, and be nowhere. */
+	if (file->frozen && !ctx->lock && !ctx->kept_lock) {
+		refuse(ctx, file, facts, IMAGE_KIND_TCP_NO_LOCK);
+		return true;
+	}
 	kind = dump_tcp_kind(file->fd);
 	/* A connection begins with its keys. */
 	if (!file->frozen && dump_tcp_is_signed(file->fd))

@@ -29,7 +29,10 @@ static int prepare_lock(struct source *source, struct error *error)
 	char name[IMAGE_TREE_NAME_SIZE];
 	int r;
 
-	if (!source->dump_options.tcp_established || !source->dump->has_tcp)
+	if (!source->dump_options.tcp_established)
+		return 0;
+	/* It may still get a connection; without a lock that is refused then. */
+	if (!source->dump->has_tcp && net_lock_probe(NULL) < 0)
 		return 0;
 	r = image_tree_name(source->images, name, error);
 	if (r == 0)
@@ -124,6 +127,8 @@ static int end_tree(struct source *source, struct error *error)
 	source_enter(source, PHASE_COMMIT);
 	stop_point("killing");
 	end_source_copy(source);
+	if (!source->dump->has_tcp)
+		release_lock(source);
 	source->summary->downtime_ms = (double)(clock_now_ns() - source->frozen_at) / (double)CLOCK_MS;
 	journal_remove(source->state_fd, source->session, NULL);
 	source_enter(source, PHASE_DONE);

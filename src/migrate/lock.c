@@ -20,21 +20,30 @@ static int name_lock(const struct source *source, char name[JOURNAL_NAME_SIZE], 
 	return journal_name(source->state_fd, source->session, name, error);
 }
 
+/* Where there can be none, source->net_lock stays NULL, and `why` says it. */
+static int make(struct source *source, struct error *why, struct error *error)
+{
+	char name[JOURNAL_NAME_SIZE];
+	int r = net_lock_probe(why);
+
+	if (r == -ENOMEM)
+		return error_set(error, r, "%s", why->message);
+	if (r < 0)
+		return 0;
+	r = name_lock(source, name, error);
+	return r < 0 ? r : net_lock_new(NET_LOCK_SOURCE, name, &source->net_lock, error);
+}
+
 int lock_check(struct source *source, struct error *error)
 {
 	struct error why = ERROR_INIT;
-	char name[JOURNAL_NAME_SIZE];
 	int r;
 
 	if (!source->dump->has_tcp)
 		return 0;
-	r = net_lock_probe(&why);
-	if (r == -ENOMEM)
-		return error_set(error, r, "%s", why.message);
-	if (r == 0)
-		r = name_lock(source, name, error);
-	if (r == 0)
-		return net_lock_new(NET_LOCK_SOURCE, name, &source->net_lock, error);
+	r = make(source, &why, error);
+	if (r < 0 || source->net_lock)
+		return r;
 	if (!source->dump->has_connections || source->options->tcp_close)
 		log_debug(source->log, "no lock for TCP sockets that listen: %s", why.message);
 	else
@@ -42,10 +51,14 @@ int lock_check(struct source *source, struct error *error)
 	return 0;
 }
 
+/* A tree whose first TCP socket was met at the freeze has been let go again. */
 int lock_prepare(struct source *source, struct error *error)
 {
+	struct error why = ERROR_INIT;
+	int r = source->dump->has_tcp && !source->net_lock ? make(source, &why, error) : 0;
+
 	source->dump->lock = source->net_lock;
-	return source->net_lock ? net_lock_prepare(source->net_lock, error) : 0;
+	return r == 0 && source->net_lock ? net_lock_prepare(source->net_lock, error) : r;
 }
 
 void lock_release(struct source *source)
@@ -71,11 +84,13 @@ static bool is_live(void *context, const char *name)
 	uint8_t session[JOURNAL_SESSION_SIZE];
 	JournalEntry *entry;
 	bool live;
+	int r;
 
 	if (!journal_name_parse(source->state_fd, name, session))
 		return true;
-	if (journal_read(source->state_fd, session, &entry, NULL) < 0)
-		return false;
+	r = journal_read(source->state_fd, session, &entry, NULL);
+	if (r < 0)
+		return r != -ENOENT; /* what cannot be read may say COMMITTED */
 	live = (entry->phase != JOURNAL_STARTED && entry->phase != JOURNAL_PREPARED) ||
 	       (entry->agent && journal_process_alive(entry->agent));
 	journal_entry__free_unpacked(entry, NULL);

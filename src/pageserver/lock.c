@@ -14,6 +14,15 @@
 #include "restore/tcp-tuples.h"
 #include "session.h"
 
+static size_t count_connections(const struct net_tuples *tuples)
+{
+	size_t count = 0;
+
+	array_for_each(tuple, &tuples->list)
+		count += tuple->kind == NET_TUPLE_CONNECTION;
+	return count;
+}
+
 int session_lock_check(struct session *session, struct image_blockers *blockers, struct error *error)
 {
 	struct image_kind_facts facts = image_kind_get(IMAGE_KIND_TCP_NO_LOCK);
@@ -21,10 +30,8 @@ int session_lock_check(struct session *session, struct image_blockers *blockers,
 	struct error why = ERROR_INIT;
 	char name[JOURNAL_NAME_SIZE];
 	int r = restore_tcp_tuples(session->incoming, session->restore.tcp_close, &tuples, error);
-	size_t count = tuples.list.count, connections = 0;
+	size_t count = tuples.list.count, connections = count_connections(&tuples);
 
-	array_for_each(tuple, &tuples.list)
-		connections += tuple->kind == NET_TUPLE_CONNECTION;
 	net_tuples_deinit(&tuples);
 	if (r < 0 || !count)
 		return r;
@@ -51,6 +58,7 @@ int session_lock_prepare(struct session *session, struct error *error)
 /* Sockets may have come since the preflight. */
 int session_lock_engage(struct session *session, struct error *error)
 {
+	struct image_kind_facts facts = image_kind_get(IMAGE_KIND_TCP_NO_LOCK);
 	struct net_tuples tuples = { 0 };
 	char name[JOURNAL_NAME_SIZE];
 	int r = restore_tcp_tuples(session->images, session->restore.tcp_close, &tuples, error);
@@ -62,6 +70,8 @@ int session_lock_engage(struct session *session, struct error *error)
 	}
 	if (r == 0 && session->net_lock)
 		r = net_lock_engage(session->net_lock, &tuples, error);
+	else if (r == 0 && count_connections(&tuples))
+		r = error_set(error, -EOPNOTSUPP, "TCP connections: %s; %s", facts.cause, facts.remedy);
 	net_tuples_deinit(&tuples);
 	return r;
 }
@@ -101,11 +111,13 @@ static bool is_live(void *context, const char *name)
 	uint8_t session[JOURNAL_SESSION_SIZE];
 	JournalEntry *entry;
 	bool live;
+	int r;
 
 	if (!journal_name_parse(registry->dir_fd, name, session))
 		return true;
-	if (journal_read(registry->dir_fd, session, &entry, NULL) < 0)
-		return false;
+	r = journal_read(registry->dir_fd, session, &entry, NULL);
+	if (r < 0)
+		return r != -ENOENT; /* what cannot be read may say COMMITTED */
 	live = entry->phase == JOURNAL_COMMITTED;
 	journal_entry__free_unpacked(entry, NULL);
 	return live;
