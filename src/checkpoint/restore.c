@@ -88,20 +88,23 @@ static bool has_connections(const struct checkpoint *checkpoint)
 }
 
 /*
- * The dump has left a lock on the connections, unless it was made on another host: then there is one from now on. It goes when
- * the tree runs.
+ * The dump has left a lock on connections and listening sockets, unless it was made on another host: then there is one for the
+ * connections from now on. It goes when the tree runs, also when that has closed its connections.
  */
 static int take_lock(struct checkpoint *checkpoint, struct error *error)
 {
 	char name[IMAGE_TREE_NAME_SIZE];
 	struct search search = { .name = name };
+	bool needed = has_connections(checkpoint);
 	int r;
 
-	if (!has_connections(checkpoint))
+	r = image_tree_name(image_directory_set(checkpoint->directory), name, needed ? error : NULL);
+	if (r < 0 && !needed) /* not one of our directories */
 		return 0;
-	r = image_tree_name(image_directory_set(checkpoint->directory), name, error);
 	if (r == 0)
 		r = net_lock_remove_stale(NET_LOCK_CHECKPOINT, is_it, &search, error);
+	if (r >= 0 && !search.found && !needed)
+		return 0;
 	if (r >= 0)
 		r = net_lock_new(NET_LOCK_CHECKPOINT, name, &checkpoint->lock, error);
 	if (r < 0)

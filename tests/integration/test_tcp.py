@@ -198,6 +198,70 @@ def test_checkpoint_given_up(two_hosts, lan, address, start_victim):
     assert "reset" in talk.failure.lower(), talk.failure
 
 
+ANSWERER = f"""
+import socket
+server = socket.create_server(("", {PORT}))
+while True:
+    connection, _ = server.accept()
+    with connection:
+        connection.sendall(b"hello")
+"""
+
+
+def test_checkpoint_of_one_that_listens(two_hosts, lan, address):
+    """Its lock, which keeps callers waiting, goes also when there is no connection to restore."""
+    a, _, _ = two_hosts
+    pid = a.spawn_daemon(["/usr/bin/python3", "-c", ANSWERER])
+    wait_until(lambda: f":{PORT:04X} " in (a.proc(pid) / "net/tcp").read_text(), 20, "it listens")
+    with Place() as place:
+        directory = place.make()
+        dump(a, place, pid, directory, "--tcp-established")
+        wait_gone(a, [pid])
+        restore(a, place, directory)
+    assert not locks(a)
+    with lan.hosts[0].connect(lan.service, PORT, timeout=10) as connection:
+        assert connection.recv(100) == b"hello"
+    a.kill(pid)
+
+
+LATE = f"""
+import os, socket, sys, time
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.005)
+connection = socket.create_connection((sys.argv[3], {PORT}), source_address=(sys.argv[2], 0))
+while data := connection.recv(100):
+    connection.sendall(data)
+"""
+
+
+def test_first_connection_after_the_preflight(two_hosts, lan, address, page_server, tmp_path):
+    """No TCP socket was there when the lock was decided on; and what comes in at the freeze must not be lost."""
+    a, b, _ = two_hosts
+    client = lan.addresses["client"]
+    lan.give(a)
+    with lan.hosts[0].network():
+        listener = socket.create_server((client, PORT))
+    pid = a.spawn_daemon(["/usr/bin/python3", "-c", LATE, tmp_path / "go", lan.service, client])
+    job = send_start(a, page_server, pid, hook=address.path, env=stop_at("round 2"))
+    job.wait_stopped()
+    assert not locks(a)
+    (tmp_path / "go").touch()
+    with listener, listener.accept()[0] as connection:
+        connection.settimeout(20)
+        connection.sendall(b"before")
+        assert read_exactly(connection, 6) == b"before"
+        job.go_on()
+        wait_until(lambda: (tmp_path / "wanted").exists(), 20, "nobody runs")
+        connection.sendall(b"meanwhile")
+        time.sleep(0.1)  # for the source to acknowledge it, wrongly
+        lan.give(b)
+        (tmp_path / "wanted").unlink()
+        assert job.wait(60).status == 0, job.text()
+        assert read_exactly(connection, 9) == b"meanwhile"
+    assert not locks(a) and not locks(b)
+    b.kill(pid)
+
+
 @pytest.mark.parametrize("point", ["tcp-repair", "stopped", "held"])
 def test_migrate_killed(two_hosts, lan, address, page_server, start_victim, point):
     """Before the commit: the tree goes on here, with its connections as they were, also the one that was just being read."""
@@ -278,6 +342,13 @@ def test_resolved(two_hosts, lan, address, page_server, start_victim, tmp_path):
     for talk in streams:
         talk.moves()
     session = re.search("[0-9a-f]{32}", migrate(a, "status", state_dir=tmp_path / "state").stdout).group()
+    # The next migrate cannot read who has the right to run: it does not wake the kernel of the one who has not.
+    journal = tmp_path / "state" / "sessions" / f"{session}.journal"
+    content = journal.read_bytes()
+    journal.write_bytes(b"damaged")
+    assert send(a, page_server, 1, state_dir=tmp_path / "state").status == 1
+    assert len(locks(a)) == 1
+    journal.write_bytes(content)
     done = migrate(a, "resolve", session, state_dir=tmp_path / "state")
     assert done.returncode == 0, done.stderr
     for talk in streams:
