@@ -7,7 +7,7 @@
  *   COMMITTED          the tree outlived its tracer, frozen by its cgroup or thawed already. It is thawed: RUNNING. If
  *                      somebody has killed a part of it, or the keeper of its missing pages, before it ran: ABORTED
  *   RUNNING            pages missing: the keeper has the userfaultfds, the source may come back. None missing: nothing to do
- *   ABORTED            what may be left of it is killed
+ *   ABORTED            what may be left of it is killed; the hook is told, if it has not been
  *   DONE               nothing to do
  *
  * ABORTED and DONE are kept for a week, for those who ask; what gets older than that while this program runs goes, too.
@@ -80,20 +80,30 @@ static void remove_freezer(const JournalEntry *entry)
 	freezer_free(freezer);
 }
 
+/* Also when an earlier page server has done it, but has not written that down. */
+static int tell_hook_aborted(struct registry *registry, JournalEntry *entry, struct error *error)
+{
+	recover_hook(registry, entry, "aborted");
+	entry->hook_due = false;
+	return journal_write(registry->dir_fd, entry, error);
+}
+
 /* It has never run, or must not run on. */
 static int end_tree(struct registry *registry, JournalEntry *entry, enum journal_phase phase, struct error *error)
 {
-	int r;
+	int r, told;
 
 	/* Before it is written that there is nothing more to be done. Segments go with the last process. */
 	image_ipc_end(entry);
 	entry->n_ipc = 0;
+	entry->has_hook_due = entry->hook_due = phase == JOURNAL_ABORTED && registry->options->hook;
 	r = rewrite(registry, entry, phase, error);
 	kill_all(entry);
 	remove_freezer(entry);
-	if (phase == JOURNAL_ABORTED)
-		recover_hook(registry, entry, "aborted");
-	return r;
+	if (!entry->hook_due)
+		return r;
+	told = tell_hook_aborted(registry, entry, r < 0 ? NULL : error);
+	return r < 0 ? r : told;
 }
 
 /*
@@ -197,6 +207,7 @@ static bool is_old(const JournalEntry *entry)
 static int recover_one(struct registry *registry, JournalEntry *entry, struct error *error)
 {
 	bool same_boot = entry->boot_id && strcmp(entry->boot_id, registry->boot_id) == 0;
+	int r = 0;
 
 	switch (entry->phase) {
 	case JOURNAL_STARTED:
@@ -215,6 +226,10 @@ static int recover_one(struct registry *registry, JournalEntry *entry, struct er
 	case JOURNAL_ABORTED:
 		if (same_boot)
 			kill_all(entry);
+		if (same_boot && entry->hook_due)
+			r = tell_hook_aborted(registry, entry, error);
+		if (r < 0)
+			return r;
 		break;
 	default:
 		break;

@@ -75,6 +75,7 @@ int session_journal(struct session *session, enum journal_phase phase, struct er
 		entry.freezer = (char *)(uintptr_t)freezer_path(session->freezer);
 	if (session->has_keeper && session_keeper_path(session->registry, session->text, keeper, sizeof(keeper)))
 		entry.keeper = keeper;
+	entry.has_hook_due = entry.hook_due = phase == JOURNAL_ABORTED && session->hook_prepared;
 	entry.has_started = true;
 	entry.started = (uint64_t)time(NULL);
 	entry.has_missing = true;

@@ -266,23 +266,27 @@ static void abort_session(struct session *session, const struct error *error)
 {
 	struct error local = ERROR_INIT;
 	enum phase phase = session_phase(session);
-	bool has_prepared = phase == PHASE_PREPARED || phase == PHASE_COMMITTED;
+	bool has_prepared = phase == PHASE_PREPARED || phase == PHASE_COMMITTED, is_gone, hook_was_due;
 
 	/* Written before anybody is told, or anything done: from here on it will never run, whatever happens to us. */
 	if (phase != PHASE_NEW && session_journal(session, JOURNAL_ABORTED, &local) < 0)
 		log_error(session->log, "session %s of %s: %s", session->text, session->peer, local.message);
 	session_set_phase(session, PHASE_ABORTED, NULL);
 	eventfd_write(session->cut_fd, 1);
-	/* Without PREPARED no COMMIT is sent, so nobody will ever ask. */
-	if (kill_tree(session) == 0 && !has_prepared)
-		journal_remove(session->registry->dir_fd, session->id, NULL);
+	is_gone = kill_tree(session) == 0;
 	log_error(session->log, "session %s of %s, %s: %s", session->text, session->peer, phase_name(phase),
 		  error->message);
 	if (session->control) {
 		stream_set_cancel(session->control, -1);
 		wire_send_failure(session->control, error->code, error->message);
 	}
+	hook_was_due = session->hook_prepared;
 	session_hook_aborted(session);
+	/* Without PREPARED no COMMIT is sent, so nobody will ever ask. */
+	if (is_gone && !has_prepared)
+		journal_remove(session->registry->dir_fd, session->id, NULL);
+	else if (hook_was_due && session_journal(session, JOURNAL_ABORTED, &local) < 0)
+		log_error(session->log, "session %s of %s: %s", session->text, session->peer, local.message);
 }
 
 static bool is_committed(struct session *session)

@@ -240,3 +240,24 @@ def test_both_killed_after_the_commit(two_hosts, keys, start_victim, recorder, t
         assert done.returncode == 0, done.stdout + done.stderr
     assert events(recorder)[4:] == ["resumed"]
     victim.check(b)
+
+
+def test_page_server_killed_while_it_takes_back(two_hosts, keys, start_victim, recorder):
+    """The hook was told, or not: the next page server tells it once more, and then never again."""
+    a, b, _ = two_hosts
+    victim = start_victim(a, "pipes")
+    recorder.write_text(recorder.read_text() + f"[ $1 != aborted ] || [ -e {recorder.parent}/quick ] || exec sleep 9\n")
+    with PageServer(b, keys, args=["--hook", recorder]) as server:
+        job = send_start(a, server, victim.pid, env=stop_at("stopped"))
+        job.wait_stopped()
+        job.kill()
+        job.wait(20)
+        wait_until(lambda: events(recorder) == ["prepare", "aborted"], 20, "the hook is told")
+        server.kill()
+        (recorder.parent / "quick").touch()
+        for _ in range(2):
+            server.start()
+            assert events(recorder) == ["prepare", "aborted", "aborted"]
+            server.kill()
+        server.start()
+    victim.check(a)
