@@ -278,6 +278,12 @@ static int note(struct restore_files *files, int fd, const InetSocket *socket, s
 	return 0;
 }
 
+/* Others have no socket of a program, or hold no connection. */
+static bool is_connection(uint32_t state)
+{
+	return state == TCP_ESTABLISHED || state == TCP_SYN_SENT || state == TCP_CLOSE_WAIT || has_own_fin(state);
+}
+
 int restore_tcp_open(struct restore_tree *tree, const InetSocket *message, int *ret_fd, struct error *error)
 {
 	_cleanup_fd_ int fd = socket((int)message->family, SOCK_STREAM | SOCK_CLOEXEC, IPPROTO_TCP);
@@ -285,6 +291,8 @@ int restore_tcp_open(struct restore_tree *tree, const InetSocket *message, int *
 	_cleanup_message_ TcpStream *owned = NULL;
 	int r;
 
+	if (!is_connection(message->state))
+		return error_set(error, -EPROTO, "a TCP connection in state %u", message->state);
 	if (fd < 0)
 		return error_set_errno(error, -errno, "making a socket");
 	r = read_stream(tree->images, message->ino, &stream, error);

@@ -17,20 +17,33 @@ static int add(struct restore_wanted *wanted, const TreeProcess *message)
 	const struct image_tree_process process = { .pid = (pid_t)message->pid, .ppid = (pid_t)message->ppid,
 						    .sid = (pid_t)message->sid };
 
-	if (message->n_threads == 0 || message->threads[0] != message->pid)
+	if (process.pid <= 0 || message->n_threads == 0 || message->threads[0] != message->pid)
 		return -EPROTO;
 	return array_append(&wanted->tree.processes, process);
+}
+
+/* The children of a process that has ended have been given to another one. */
+static int check_zombies(const struct restore_tree *tree, const struct restore_wanted *wanted, struct error *error)
+{
+	if (restore_wanted_is_zombie(tree, wanted->processes.items[0]))
+		return error_set(error, -EPROTO, "nothing is said of the memory of PID %u", wanted->processes.items[0]->pid);
+	array_for_each(process, &wanted->tree.processes)
+		if (process->parent != IMAGE_TREE_NONE &&
+		    restore_wanted_is_zombie(tree, wanted->processes.items[process->parent]))
+			return error_set(error, -EPROTO, "the parent %d of PID %d has ended", process->ppid, process->pid);
+	return 0;
 }
 
 int restore_wanted_read(const struct restore_tree *tree, struct restore_wanted *wanted, struct error *error)
 {
 	const struct image_record *record;
 	size_t cursor = 0;
+	int r;
 
 	while ((record = image_set_next(tree->images, IMAGE_PSTREE, IMAGE_ANY, &cursor))) {
 		TreeProcess *message = NULL;
-		int r = image_unpack(record, tree_process, &message, error);
 
+		r = image_unpack(record, tree_process, &message, error);
 		if (r < 0)
 			return r;
 		r = array_append(&wanted->processes, message);
@@ -44,7 +57,8 @@ int restore_wanted_read(const struct restore_tree *tree, struct restore_wanted *
 	}
 	if (wanted->processes.count == 0 || wanted->processes.items[0]->ppid != 0)
 		return error_set(error, -EPROTO, "the list of processes does not begin with the root");
-	return image_tree_plan(&wanted->tree, error);
+	r = image_tree_plan(&wanted->tree, error);
+	return r < 0 ? r : check_zombies(tree, wanted, error);
 }
 
 const TreeProcess *restore_wanted_find(const struct restore_wanted *wanted, pid_t pid)
