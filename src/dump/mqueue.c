@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <mqueue.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -81,18 +82,23 @@ static void drain_run(struct drain *drain, int fd)
 /* `fd` is open for reading and writing, and does not block. */
 static int drain(struct drain *drain, int fd, struct error *error)
 {
+	sigset_t all, old;
 	int status;
 	pid_t pid;
 
 	drain->result = 1;
+	/* Whoever ends this program, at the terminal or all that it has started: the child comes to its end. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
 	pid = fork();
-	if (pid < 0)
-		return error_set_errno(error, -errno, "fork");
 	if (pid == 0) {
 		setsid();
 		drain_run(drain, fd);
 		_exit(0);
 	}
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (pid < 0)
+		return error_set_errno(error, -errno, "fork");
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
 	if (drain->result > 0)

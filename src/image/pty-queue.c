@@ -373,16 +373,16 @@ static int put_plain(int master, int slave, const struct image_pty_queue *queue)
 static int put_input(int master, int slave, const struct image_pty_queue *queue)
 {
 	struct image_terminal_settings settings = neutral(&queue->settings);
-	int r = image_terminal_write(slave, &settings);
+	int r = image_terminal_write(slave, &settings), back;
 
 	if (r < 0 || (queue->cooked == 0 && queue->end_count == 0))
 		return r;
 	if (!in_lines(&queue->settings))
 		return put_plain(master, slave, queue);
 	r = put_lines(master, slave, queue);
-	/* To leave IXON starts it. */
-	if (r == 0)
-		r = image_terminal_write(slave, &settings);
+	/* To leave IXON starts it, also when not all input could be put back. */
+	back = image_terminal_write(slave, &settings);
+	r = r < 0 ? r : back;
 	return r < 0 ? r : wait_output(slave, true);
 }
 
@@ -443,28 +443,31 @@ static int put_status(int slave, const struct image_pty_queue *queue)
 	return r;
 }
 
+/* Whatever fails, what can be put back is: the first failure is told. */
+static void keep(int *first, int r)
+{
+	if (*first == 0 && r < 0)
+		*first = r;
+}
+
 int image_pty_put(int master, int slave, const struct image_pty_queue *queue)
 {
 	bool told = queue->packet_status & TIOCPKT_STOP;
 	int r = unlock(slave, &queue->lock);
 
-	if (r == 0)
-		r = put_flushes(master, slave, queue->packet_status);
-	if (r == 0)
-		r = put_input(master, slave, queue);
-	if (r == 0)
-		r = put_bytes(slave, queue->output, queue->output_size);
-	if (r == 0)
-		r = image_terminal_write(slave, &queue->settings);
-	if (r == 0)
-		r = put_bytes(master, queue->input + queue->cooked, queue->input_size - queue->cooked);
-	if (r == 0 && !told)
-		r = put_flow(master, slave, queue);
-	if (r == 0 && queue->packet && !(queue->packet_status & (TIOCPKT_FLUSHREAD | TIOCPKT_FLUSHWRITE)))
-		r = set_packet(master, true);
-	if (r == 0 && queue->packet)
-		r = put_status(slave, queue);
-	if (r == 0 && told)
-		r = put_flow(master, slave, queue);
-	return r < 0 ? r : image_terminal_write_lock(slave, &queue->lock);
+	keep(&r, put_flushes(master, slave, queue->packet_status));
+	keep(&r, put_input(master, slave, queue));
+	keep(&r, put_bytes(slave, queue->output, queue->output_size));
+	keep(&r, image_terminal_write(slave, &queue->settings));
+	keep(&r, put_bytes(master, queue->input + queue->cooked, queue->input_size - queue->cooked));
+	if (!told)
+		keep(&r, put_flow(master, slave, queue));
+	if (queue->packet && !(queue->packet_status & (TIOCPKT_FLUSHREAD | TIOCPKT_FLUSHWRITE)))
+		keep(&r, set_packet(master, true));
+	if (queue->packet)
+		keep(&r, put_status(slave, queue));
+	if (told)
+		keep(&r, put_flow(master, slave, queue));
+	keep(&r, image_terminal_write_lock(slave, &queue->lock));
+	return r;
 }

@@ -44,5 +44,8 @@ struct image_pty_queue {
  * more than `queue` takes.
  */
 int image_pty_take(int master, int slave, struct image_pty_queue *queue);
-/* Into empty queues. Afterwards the terminal has the settings, mode and flow of `queue`. 0 or a negative errno. */
+/*
+ * Into empty queues. Afterwards the terminal has the settings, mode and flow of `queue`, also when not all bytes found room:
+ * that is a negative errno. Else 0.
+ */
 int image_pty_put(int master, int slave, const struct image_pty_queue *queue);

@@ -116,7 +116,7 @@ static int load_file(struct restore_files *files, const struct image_record *rec
 		if (kinds[i]->type == file.message->type)
 			file.kind = kinds[i];
 	if (file.message->has_queue)
-		file.kind = &restore_kind_mqueue;
+		file.kind = file.message->type == FILE_TYPE__FILE_REGULAR ? &restore_kind_mqueue : NULL;
 	if (!file.kind || !message_is_whole(file.message))
 		r = error_set(error, -EPROTO,
 			      "open file %u is of the unknown or incomplete type %d", file.id,

@@ -50,12 +50,22 @@ static int end_as(void *argument)
 	_exit(WEXITSTATUS(*status));
 }
 
+/* Of a signal that stops instead: the child would never end, nor we. */
+static bool can_be_ended_by(int status)
+{
+	int number = WTERMSIG(status);
+
+	return !WIFSIGNALED(status) || (number != SIGSTOP && number != SIGTSTP && number != SIGTTIN && number != SIGTTOU);
+}
+
 static int open_ended(int status, struct error *error)
 {
 	_Alignas(16) char stack[STACK_SIZE];
 	int pidfd = -1;
 	pid_t child;
 
+	if (!can_be_ended_by(status))
+		return error_set(error, -EPROTO, "a pidfd tells of a process that signal %d has ended", WTERMSIG(status));
 	child = clone(end_as, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | CLONE_PIDFD, &status, &pidfd);
 	if (child < 0)
 		return error_set_errno(error, -errno, "making a process that has ended");

@@ -297,9 +297,11 @@ static int finish_process(struct restore_tree *tree, struct restore_process *pro
 {
 	_cleanup_message_ TreeProcess *message = NULL;
 	const struct image_record *record;
+	int has = terminal_of(process->pid);
 	size_t cursor = 0;
-	int has;
 
+	if (has < 0 || !pty_find(tree, (uint32_t)has))
+		return 0;
 	while (!message && (record = image_set_next(tree->images, IMAGE_PSTREE, IMAGE_ANY, &cursor))) {
 		int r = image_unpack(record, tree_process, &message, error);
 
@@ -308,10 +310,9 @@ static int finish_process(struct restore_tree *tree, struct restore_process *pro
 		if (message->pid != (uint32_t)process->pid)
 			protobuf_c_message_free_unpacked(&steal_ptr(&message)->base, NULL);
 	}
-	has = terminal_of(process->pid);
-	if (!message || has < 0 || !pty_find(tree, (uint32_t)has))
+	if (!message || message->has_terminal || message->sid == message->pid)
 		return 0;
-	return message->has_terminal || message->sid == message->pid ? 0 : detach(tree, process, has, error);
+	return detach(tree, process, has, error);
 }
 
 /* ---- descriptors */
@@ -459,7 +460,7 @@ int restore_ptys_finish(struct restore_tree *tree, struct error *error)
 	int r = 0;
 
 	array_for_each(process, &tree->processes)
-		if (r == 0)
+		if (r == 0 && tree->ptys->list.count)
 			r = finish_process(tree, *process, error);
 	array_for_each(pty, &tree->ptys->list) {
 		int locked = pty->master->locked;

@@ -524,6 +524,30 @@ static void test_locked_settings(void **state)
 	pair_close(&pair);
 }
 
+/* More than there is room for: it fails, and the terminal nevertheless is in its own mode again. */
+static void test_too_much(void **state)
+{
+	struct pair pair = pair_open();
+	struct image_pty_queue *queue = calloc(1, sizeof(*queue));
+	struct image_terminal_settings lock = { .lflag = ECHO }, before, now;
+	int packet = 0;
+
+	packet_mode(&pair);
+	assert_int_equal(image_terminal_write_lock(pair.master, &lock), 0);
+	assert_int_equal(image_terminal_read(pair.slave, &before), 0);
+	assert_int_equal(image_pty_take(pair.master, pair.slave, queue), 0);
+	queue->output_size = sizeof(queue->output);
+	assert_int_equal(image_pty_put(pair.master, pair.slave, queue), -ENOSPC);
+	assert_int_equal(image_terminal_read(pair.slave, &now), 0);
+	assert_memory_equal(&now, &before, sizeof(now));
+	assert_int_equal(image_terminal_read_lock(pair.slave, &now), 0);
+	assert_memory_equal(&now, &lock, sizeof(now));
+	assert_int_equal(ioctl(pair.master, TIOCGPKT, &packet), 0);
+	assert_int_equal(packet, 1);
+	free(queue);
+	pair_close(&pair);
+}
+
 #define CASE(function) { #function, run_case, NULL, NULL, (void *)(uintptr_t)(function) }
 
 int main(void)
@@ -552,6 +576,7 @@ int main(void)
 		CASE(extended),
 		cmocka_unit_test(test_flushes),
 		cmocka_unit_test(test_locked_settings),
+		cmocka_unit_test(test_too_much),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,6 +2,8 @@
 /* deps: dump restore tracee image util proto */
 /* Files, pipes and locks, moved from one child process to another. */
 #include "files-common.h"
+#include "pidfd.pb-c.h"
+#include "restore/file-kind.h"
 #include "restore/file-lock.h"
 
 #include <sys/file.h>
@@ -302,6 +304,46 @@ static void test_outside_pipe(void **state)
 	close(outside_pipe[1]);
 }
 
+/* ---- records that are not as they should be */
+
+/* Records of a peer that lies. What comes of reading them, and of opening the file. */
+static void try_record(OpenFile *message, int wanted_of_reading, int wanted_of_opening)
+{
+	struct error error = ERROR_INIT;
+	struct move move;
+
+	message->id = 7;
+	move_begin(&move, NULL);
+	move_shell(&move);
+	assert_int_equal(image_set_new(&move.images), 0);
+	assert_int_equal(image_set_add(move.images, IMAGE_FILES, 0, &message->base, &error), 0);
+	move.target.images = move.images;
+	assert_int_equal(restore_files_prepare(&move.target, move.images, &error), wanted_of_reading);
+	if (wanted_of_reading == 0)
+		assert_int_equal(restore_file_open(&move.target, restore_file_find(move.target.files, 7), &error),
+				 wanted_of_opening);
+	move_end(&move);
+}
+
+static void test_false_records(void **state)
+{
+	FileOwner owner = FILE_OWNER__INIT;
+	OpenFile file = OPEN_FILE__INIT;
+	PidFd ended = PID_FD__INIT;
+
+	/* Signals that end nobody. */
+	file.type = FILE_TYPE__FILE_PIDFD;
+	file.pidfd = &ended;
+	ended.fown = &owner;
+	ended.nspid = -1;
+	ended.has_status = 1;
+	for (ended.status = 0; ended.status < 128; ended.status++)
+		try_record(&file, 0, ended.status >= SIGSTOP && ended.status <= SIGTTOU ? -EPROTO : 0);
+	/* A message queue that is no file. */
+	file.has_queue = 1;
+	try_record(&file, -EPROTO, 0);
+}
+
 /* ---- locks */
 
 static void setup_locks(const char *directory)
@@ -382,7 +424,7 @@ int main(void)
 		cmocka_unit_test(test_deleted),	 cmocka_unit_test(test_pipes),
 		cmocka_unit_test(test_blockers), cmocka_unit_test(test_outside_pipe),
 		cmocka_unit_test(test_locks),	 cmocka_unit_test(test_lock_later),
-		cmocka_unit_test(test_ghost_limit),
+		cmocka_unit_test(test_ghost_limit), cmocka_unit_test(test_false_records),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
