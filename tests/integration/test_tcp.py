@@ -2,7 +2,6 @@
 """TCP connections to a client on a third host, which sees nothing of a move but a pause: every byte comes back in its place,
 and nothing is reset.
 """
-import contextlib
 import random
 import re
 import socket
@@ -10,6 +9,7 @@ import threading
 import time
 
 import pytest
+from address_hook import Address
 from checkpoint import Place, dump, restore, run, text, wait_gone
 from hosts import addresses_in_use, wait_until
 from pagestream import PageServer, migrate, send, send_start, stop_at
@@ -68,36 +68,6 @@ class Talk:
         self.connection.close()
         assert not self.failure, self.failure
         assert self.received == self.sent > 0
-
-
-class Address:
-    """A hook that has the test move the service's address while nobody runs."""
-
-    def __init__(self, lan, directory):
-        self.lan, self.directory = lan, directory
-        self.path = directory / "hook"
-        self.path.write_text(f"#!/bin/sh\n[ $1 = post-freeze ] || exit 0\n: > {directory}/wanted\n"
-                             f"while [ -e {directory}/wanted ]; do sleep 0.005; done\n")
-        self.path.chmod(0o755)
-
-    @contextlib.contextmanager
-    def goes_to(self, host):
-        ended = threading.Event()
-
-        def serve():
-            while not ended.is_set():
-                if (self.directory / "wanted").exists():
-                    self.lan.give(host)
-                    (self.directory / "wanted").unlink()
-                time.sleep(0.002)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield str(self.path)
-        finally:
-            ended.set()
-            thread.join()
 
 
 @pytest.fixture
