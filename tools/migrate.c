@@ -16,6 +16,7 @@
 #include "transport/wire.h"
 #include "util/array.h"
 #include "util/clock.h"
+#include "util/fdio.h"
 #include "util/parse.h"
 
 #define DOWNTIME_LIMIT_MS_DEFAULT 10
@@ -337,6 +338,7 @@ int main(int argc, char **argv)
 
 	lazy_keeper_enter(argc, argv);
 	signal(SIGPIPE, SIG_IGN);
+	fdio_raise_limit(); /* several for each process of a tree, and one for each socket */
 	if (argc < 2)
 		return print_help(stderr);
 	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0)

@@ -28,7 +28,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -397,20 +396,6 @@ static int describe(struct dump_context *ctx, const struct inet_socket *file, st
 
 /* ---- all TCP sockets at once */
 
-/* Each noted socket is a descriptor of ours, and there may be many. */
-static int copy_descriptor(int fd)
-{
-	struct rlimit limit;
-	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-
-	if (copy < 0 && errno == EMFILE && getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
-		limit.rlim_cur = limit.rlim_max;
-		if (setrlimit(RLIMIT_NOFILE, &limit) == 0)
-			copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-	}
-	return copy < 0 ? -errno : copy;
-}
-
 static int note(struct dump_context *ctx, const struct inet_socket *file, struct error *error)
 {
 	struct dump_inet *inet = get_inet(ctx->files);
@@ -418,9 +403,9 @@ static int note(struct dump_context *ctx, const struct inet_socket *file, struct
 
 	if (!inet)
 		return error_set(error, -ENOMEM, "no memory for sockets");
-	noted.fd = copy_descriptor(file->fd);
+	noted.fd = fcntl(file->fd, F_DUPFD_CLOEXEC, 0);
 	if (noted.fd < 0)
-		return error_set_errno(error, noted.fd, "keeping a socket");
+		return error_set_errno(error, -errno, "keeping a socket");
 	if (array_append(&inet->tcp, noted) < 0) {
 		close(noted.fd);
 		return error_set(error, -ENOMEM, "no memory for sockets");

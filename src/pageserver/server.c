@@ -10,7 +10,6 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <sys/resource.h>
 #include <unistd.h>
 #include <uv.h>
 
@@ -18,6 +17,7 @@
 #include "recover.h"
 #include "transport/tcp.h"
 #include "util/cleanup.h"
+#include "util/fdio.h"
 
 #define HELLO_MS    10000
 #define PENDING_MAX 64
@@ -233,17 +233,6 @@ static int start_loop(struct server *server, struct error *error)
 	return 0;
 }
 
-/* A tree of thousands of files and threads needs descriptors: as many as we may have. */
-static void raise_limit(void)
-{
-	struct rlimit limit;
-
-	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-		limit.rlim_cur = limit.rlim_max;
-		setrlimit(RLIMIT_NOFILE, &limit);
-	}
-}
-
 static void run_loop(struct server *server)
 {
 	/* The walk that ends it can only happen when nothing is pending, which a closing connection makes true late. */
@@ -265,7 +254,7 @@ int pageserver_run(const struct pageserver_options *options, const struct log *l
 	int r;
 
 	signal(SIGPIPE, SIG_IGN);
-	raise_limit();
+	fdio_raise_limit(); /* a tree of thousands of processes, files and threads needs descriptors */
 	r = tls_context_new(TLS_SERVER, options->tls_dir, &server.tls, error);
 	if (r < 0)
 		return r;

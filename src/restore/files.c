@@ -19,7 +19,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "restore/file-kind.h"
@@ -121,17 +120,6 @@ int restore_file_open(struct restore_tree *tree, struct restore_file *file, stru
 		return 0;
 	r = file->kind->open(tree, file, error);
 	return r < 0 ? error_wrap(error, r, "%s", file->kind->name) : 0;
-}
-
-/* The more files a tree has, the more are open here at once. */
-static void raise_own_limit(void)
-{
-	struct rlimit limit;
-
-	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
-		limit.rlim_cur = limit.rlim_max;
-		(void)setrlimit(RLIMIT_NOFILE, &limit);
-	}
 }
 
 /* ---- one process */
@@ -357,7 +345,6 @@ int restore_files_apply(struct restore_tree *tree, const struct image_set *image
 
 	if (!descriptors)
 		return error_set(error, -ENOMEM, "no memory for descriptors");
-	raise_own_limit();
 	r = is_loaded(tree, images) ? 0 : restore_files_load(tree, images, error);
 	if (r == 0)
 		r = compare_files(images, error);

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "buffer.h"
@@ -149,4 +150,14 @@ int fdio_readlink(int dir_fd, const char *path, char *target, size_t size)
 		return -ENAMETOOLONG;
 	target[n] = '\0';
 	return 0;
+}
+
+void fdio_raise_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	(void)setrlimit(RLIMIT_NOFILE, &limit);
 }

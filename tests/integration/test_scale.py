@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Trees with very many of one thing, moved there and back: all of it is there afterwards, and works."""
+import contextlib
 import resource
 import socket
 
@@ -11,12 +12,24 @@ from pagestream import PageServer, send
 PORT = 7070
 CONNECTIONS = 5000
 DESCRIPTORS = 19900  # of 20,000, beyond which no program here can go
+SOFT_LIMIT = 1024    # of descriptors, as most systems have it at first
 MANY = {  # threads, children, descriptors, mappings
     "processes": (0, 1000, 0, 0),
     "threads": (2000, 0, 0, 0),
     "descriptors": (0, 0, DESCRIPTORS, 0),
     "mappings": (0, 0, 0, 30000),
 }
+
+
+@contextlib.contextmanager
+def limit(soft):
+    """Of descriptors, for all programs that are started meanwhile."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, before[1]), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def there_and_back(a, b, keys, pid, check, hook_for=None):
@@ -36,9 +49,10 @@ def test_many(two_hosts, keys, start_victim, kind):
     a, b, _ = two_hosts
     if kind == "descriptors" and resource.getrlimit(resource.RLIMIT_NOFILE)[1] < DESCRIPTORS + 100:
         pytest.skip(f"no program here may have {DESCRIPTORS} descriptors")
-    victim = start_victim(a, "tick", 1, 0, *MANY[kind])
-    victim.check(a)
-    there_and_back(a, b, keys, victim.pid, victim.check)
+    with limit(SOFT_LIMIT):
+        victim = start_victim(a, "tick", 1, 0, *MANY[kind])
+        victim.check(a)
+        there_and_back(a, b, keys, victim.pid, victim.check)
 
 
 class Words:
