@@ -12,6 +12,7 @@ import time
 
 import hosts
 import pagestream
+import peers
 from checkpoints import Checkpoints
 from hosts import wait_until
 from victim import Victim
@@ -145,18 +146,23 @@ class Bench(Checkpoints):
 
     def scale(self, sizes, place):
         """Moves victims with more and more of something, that number being argument `place` of `tick`: by how much the
-        longest gap grows for each, as a straight line through the n-th moves of all sizes."""
+        longest gap grows for each, as a straight line through the n-th moves of all sizes. Without a place, it is the number
+        of TCP connections."""
         self.partial = []
         gaps = {}
         for size in sizes:
             arguments = [1, 0, 0, 0, 0, 0]
-            arguments[place] = size
+            if place is not None:
+                arguments[place] = size
             gaps[size] = []
-            with self.servers_started() as servers, Victim(self.a, "tick", arguments) as victim:
+            with self.servers_started() as servers, \
+                 (peers.Nobody() if place is not None else peers.Peers(self.a, self.b, size)) as others, \
+                 Victim(self.a, "tick", arguments + others.arguments()) as victim:
                 for run in range(self.runs):
                     server, other = self.there_and_back(servers, run)
                     self.account(victim)
-                    said = self.move(victim, server, other, mode=self.mode, args=["--downtime-limit", "10000"])
+                    with others.goes_to(server.host) as hook:
+                        said = self.move(victim, server, other, mode=self.mode, hook=hook, args=["--downtime-limit", "10000"])
                     gap = self.account(victim)["longest_ms"]
                     gaps[size].append(gap)
                     print(f"  {size}, {run + 1}: longest gap {gap:.1f} ms, {_said(said)}", flush=True)

@@ -47,6 +47,7 @@ WORKS = [
     Work("scale-threads", "threads", "downtime, for each thread", "us", 20, 10, "400", "each_us"),
     Work("scale-descriptors", "descriptors", "downtime, for each descriptor", "us", 20, 10, "-", "each_us"),
     Work("scale-mappings", "mappings", "downtime, for each mapping", "us", 4, 2, "-", "each_us"),
+    Work("scale-connections", "connections", "downtime, for each TCP connection", "us", 60, 30, "-", "each_us"),
     Work("checkpoint-16m", "checkpoint", "dump, end and restore, 16 MiB, downtime", "ms", 10, 10, "39-49", "busy_ms"),
     Work("leave-running-1g", "leave_running", "dump --leave-running, 1 GiB, 12,000 pages/s, pause", "ms", 15, 15, "380",
          "longest_ms"),
@@ -62,12 +63,13 @@ MOVES = {
     "1g": (1024, 12000, 0),
     "8g": (8192, 12000, 0),
 }
-# Measurements of how downtime grows: sizes, and where the victim `tick` takes the number (its last arguments).
+# Measurements of how downtime grows: sizes, and where the victim `tick` takes the number.
 SCALES = {
     "processes": ([100, 400, 1000], 3),
     "threads": ([100, 800, 2000], 2),
     "descriptors": ([1000, 8000, 19600], 4),
     "mappings": ([1000, 10000, 30000], 5),
+    "connections": ([500, 2000, 5000], None),  # with peers.py
 }
 QUICK_MIB = 64
 # Measurements of checkpoints, and the size of the victim.

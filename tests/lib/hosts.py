@@ -151,6 +151,11 @@ class Host:
             raise
         return connection
 
+    def listen(self, address, backlog=4096):
+        """A TCP socket that listens on this host, on a port that was free."""
+        with self.network():
+            return socket.create_server((address, 0), backlog=backlog)
+
     # Looking at processes, by their PID inside the host
 
     def pids(self):

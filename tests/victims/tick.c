@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * tick DIR [MIB [PAGES_PER_SECOND [IDLE_THREADS [PROCESSES [DESCRIPTORS [MAPPINGS]]]]]]: sees its own downtime. Defaults:
+ * tick DIR [MIB [PAGES_PER_SECOND [IDLE_THREADS [PROCESSES [DESCRIPTORS [MAPPINGS
+ *      [CONNECTIONS FROM TO PORT]]]]]]]: sees its own downtime. Defaults:
  * 16 MiB, 0 pages a second, and none of the others: idle threads, idle children, open files (files, eventfds and both ends
- * of pipes, each its own) and mappings of a page.
+ * of pipes, each its own), mappings of a page, and TCP connections from one IPv4 address to another.
  *
  * A thread of its own wakes each millisecond, reads CLOCK_REALTIME and records the gap since the
  *time before. A second one writes random pages of the resident memory at the given rate. A check
@@ -23,7 +24,9 @@
  */
 #include "victim.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -31,6 +34,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 
 #define STALL_NS 2000000
@@ -53,7 +57,7 @@ struct state {
 	int64_t since_ns;    /* begin of the account, CLOCK_REALTIME */
 
 	/* What is only there to be many. */
-	long threads, children, descriptors, mappings;
+	long threads, children, descriptors, mappings, connections;
 	pthread_t *thread;     /* idle ones */
 	atomic_ulong answered; /* signals that idle threads took, since the start */
 	pid_t *child;
@@ -61,6 +65,7 @@ struct state {
 	int *descriptor; /* a file, an eventfd, the two ends of a pipe, and so on */
 	ino_t file;	 /* that the first of each four has open */
 	char **mapping;
+	int *connection;
 };
 
 static void account_tick(struct state *s, int64_t gap)
@@ -204,14 +209,37 @@ static void start_children(struct state *s)
 	}
 }
 
-static void open_files(struct victim *v, struct state *s)
+static void raise_limit(void)
 {
 	struct rlimit limit;
-	struct stat status;
 
 	MUST(getrlimit(RLIMIT_NOFILE, &limit) == 0);
 	limit.rlim_cur = limit.rlim_max;
 	MUST(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+}
+
+static void connect_all(struct victim *v, struct state *s)
+{
+	struct sockaddr_in from = { .sin_family = AF_INET }, to = { .sin_family = AF_INET };
+
+	s->connection = allocate(s->connections, sizeof(*s->connection));
+	if (s->connections == 0)
+		return;
+	MUST(v->argc == 10 && inet_pton(AF_INET, v->argv[7], &from.sin_addr) == 1 &&
+	     inet_pton(AF_INET, v->argv[8], &to.sin_addr) == 1);
+	to.sin_port = htons((uint16_t)victim_arg(v, 9, 0));
+	for (long i = 0; i < s->connections; i++) {
+		int fd = s->connection[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+		MUST(fd >= 0 && bind(fd, (struct sockaddr *)&from, sizeof(from)) == 0);
+		MUST(connect(fd, (struct sockaddr *)&to, sizeof(to)) == 0);
+	}
+}
+
+static void open_files(struct victim *v, struct state *s)
+{
+	struct stat status;
+
 	s->descriptor = allocate(s->descriptors, sizeof(*s->descriptor));
 	for (long i = 0; i < s->descriptors; i += 4) {
 		int *group = s->descriptor + i;
@@ -273,6 +301,18 @@ static bool check_children(struct victim *v, struct state *s)
 		CHECK(v, i >= 0 && i < s->children && s->child[i] == info.si_pid && !s->seen[i], "PID %d answers as child %ld",
 		      info.si_pid, i);
 		s->seen[i] = true;
+	}
+	return true;
+}
+
+static bool check_connections(struct victim *v, struct state *s)
+{
+	for (long i = 0; i < s->connections; i++) {
+		struct tcp_info info;
+		socklen_t size = sizeof(info);
+
+		CHECK(v, getsockopt(s->connection[i], IPPROTO_TCP, TCP_INFO, &info, &size) == 0 && info.tcpi_state == TCP_ESTABLISHED,
+		      "connection %ld of %ld is not established", i, s->connections);
 	}
 	return true;
 }
@@ -346,7 +386,8 @@ static bool verify(struct victim *v, void *context)
 		s->ticks, (unsigned long)atomic_exchange(&s->writes, 0),
 		(long long)(now - s->since_ns) / 1000);
 	pthread_mutex_unlock(&s->lock);
-	good = check_threads(v, s) && check_children(v, s) && check_descriptors(v, s) && check_mappings(v, s);
+	good = check_threads(v, s) && check_children(v, s) && check_descriptors(v, s) && check_mappings(v, s) &&
+	       check_connections(v, s);
 	pthread_mutex_lock(&s->lock);
 	s->longest_ns = s->stalls_ns = 0;
 	s->stalls = s->ticks = 0;
@@ -367,6 +408,7 @@ int main(int argc, char **argv)
 	s.children = victim_arg(&v, 3, 0);
 	s.descriptors = victim_arg(&v, 4, 0);
 	s.mappings = victim_arg(&v, 5, 0);
+	s.connections = victim_arg(&v, 6, 0);
 	MUST(s.pages > 0);
 	s.area = mmap(NULL, s.pages * VICTIM_PAGE, PROT_READ | PROT_WRITE,
 		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -374,7 +416,9 @@ int main(int argc, char **argv)
 	victim_fill(s.area, s.pages * VICTIM_PAGE, 1);
 	block_signals();
 	start_children(&s);
+	raise_limit();
 	open_files(&v, &s);
+	connect_all(&v, &s);
 	map_pages(&s);
 	start_threads(&s);
 	s.since_ns = victim_now_ns(CLOCK_REALTIME);
