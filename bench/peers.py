@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a victim with TCP connections is connected to: a third host, of a network on which the victim's address moves with it."""
+"""What a victim with TCP connections is connected to: a third host, on a network where the victim's address moves with it."""
 import contextlib
 import pathlib
 import resource

@@ -311,7 +311,8 @@ static bool check_connections(struct victim *v, struct state *s)
 		struct tcp_info info;
 		socklen_t size = sizeof(info);
 
-		CHECK(v, getsockopt(s->connection[i], IPPROTO_TCP, TCP_INFO, &info, &size) == 0 && info.tcpi_state == TCP_ESTABLISHED,
+		CHECK(v, getsockopt(s->connection[i], IPPROTO_TCP, TCP_INFO, &info, &size) == 0 &&
+				 info.tcpi_state == TCP_ESTABLISHED,
 		      "connection %ld of %ld is not established", i, s->connections);
 	}
 	return true;
