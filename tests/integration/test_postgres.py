@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""PostgreSQL 15, moved with all its processes and a client that commits all the time: no commit is lost, no page is damaged."""
+"""PostgreSQL 15, moved with all its processes and clients that commit all the time, in the tree or connected over TCP: no commit
+is lost, no connection either, no page is damaged.
+"""
 import pytest
 from checkpoint import Place, dump, restore, wait_gone
 from pagestream import PageServer, send
-from programs_postgres import Postgres, missing
+from programs_postgres import Pgbench, Postgres, missing
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
 
@@ -44,4 +46,27 @@ def test_checkpoint(host):
         restore(host, place, place.path / "dump")
         server.wait_commits()
         server.end()
+        server.check()
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "postcopy"])
+def test_there_and_back_with_pgbench(site, mode):
+    with Postgres(site.a) as server:
+        server.fill()
+        server.commit(3)
+        with Pgbench(server, site.client, site.lan.service) as bench:
+            for _ in range(2 * TIMES):
+                site.move(server, mode)
+                bench.wait_transactions()
+            bench.end()
+        server.check()
+
+
+def test_checkpoint_with_pgbench(site):
+    with Postgres(site.a) as server:
+        server.fill()
+        with Pgbench(server, site.client, site.lan.service) as bench:
+            site.checkpoint(server)
+            bench.wait_transactions()
+            bench.end()
         server.check()

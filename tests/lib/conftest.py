@@ -12,6 +12,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import hosts  # noqa: E402
 import pagestream  # noqa: E402
+import service_lan  # noqa: E402
 import victim as victims  # noqa: E402
 
 
@@ -94,3 +95,10 @@ def page_server(two_hosts, keys):
     _, b, _ = two_hosts
     with pagestream.PageServer(b, keys) as server:
         yield server
+
+
+@pytest.fixture
+def site(two_hosts, keys, tmp_path):
+    """A service_lan.ServiceLan; the service's addresses are host a's."""
+    with service_lan.ServiceLan(two_hosts, keys, tmp_path) as made:
+        yield made

@@ -11,11 +11,20 @@
         server.check()                  # every commit that was acknowledged is there; pg_amcheck finds nothing
 
 pid is what is to be moved: the server's first process, or with load=True a client that is its parent. Other clients connect
-through the UNIX socket in /mnt, which each host has for itself, or to 127.0.0.1, and are outside of the tree.
+through the UNIX socket in /mnt, which each host has for itself, or to 127.0.0.1, and are outside of the tree. So is pgbench
+on a third host, whose connections go along with the server:
+
+    with Postgres(a) as server, Pgbench(server, client, lan.service) as bench:
+        ... move server.pid and the address ...
+        bench.wait_transactions()
+        bench.end()                     # every transaction that it knows of is there, over the connections it began with
 """
+import collections
 import pathlib
 import pwd
+import re
 import shutil
+import signal
 import subprocess
 import tempfile
 
@@ -156,3 +165,90 @@ class Postgres:
     def processes(self):
         """PIDs of all its processes."""
         return self.host.tree(self.pid)
+
+
+# What pgbench does if not told otherwise, and the history says which of its clients it was.
+TRANSACTION = """
+\\set aid random(1, 100000 * :scale)
+\\set bid random(1, 1 * :scale)
+\\set tid random(1, 10 * :scale)
+\\set delta random(-5000, 5000)
+begin;
+update pgbench_accounts set abalance = abalance + :delta where aid = :aid;
+select abalance from pgbench_accounts where aid = :aid;
+update pgbench_tellers set tbalance = tbalance + :delta where tid = :tid;
+update pgbench_branches set bbalance = bbalance + :delta where bid = :bid;
+insert into pgbench_history (tid, bid, aid, delta, mtime, filler) values (:tid, :bid, :aid, :delta, now(), :client_id);
+commit;
+"""
+
+
+class Pgbench:
+    """pgbench with several clients on another host, connected over TCP. It gives up what has lost its connection."""
+
+    def __init__(self, server, client, address, clients=4):
+        self.server, self.client = server, client
+        self.address, self.clients = address, clients
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="p-pgbench-", dir="/tmp"))
+        self.pid = None
+
+    def __enter__(self):
+        try:
+            (self.dir / "script").write_text(TRANSACTION)
+            self.pid = self.client.spawn_daemon(
+                [BIN / "pgbench", "-h", self.address, "-p", str(PORT), "-U", USER, "-n", "-c", str(self.clients), "-T", "3600", "-l",
+                 "--log-prefix", self.dir / "transactions", "-f", self.dir / "script", "postgres"],
+                stdout=self.dir / "report", stderr=self.dir / "errors")
+            self.wait_transactions()
+            self.connections = self._connections()
+            assert len(self.connections) == self.clients
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        if self.pid is not None:
+            self.client.kill(self.pid)
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def _connections(self):
+        """As the server sees them: process, since when, address and port of the client."""
+        return self.server.sql("select pid, backend_start, client_addr, client_port from pg_stat_activity"
+                               " where application_name = 'pgbench' order by pid").splitlines()
+
+    def _errors(self):
+        return (self.dir / "errors").read_text()
+
+    def committed(self):
+        """How many transactions of each client the server has."""
+        lines = self.server.sql("select filler, count(*) from pgbench_history group by filler").splitlines()
+        return collections.Counter({int(client): int(count) for client, count in (line.split("|") for line in lines)})
+
+    def wait_transactions(self, more=5, seconds=30):
+        """Until each client has done some more."""
+        before = self.committed()
+
+        def are_there():
+            assert self.client.alive(self.pid) and not self._errors(), self._errors()
+            now = self.committed()
+            return all(now[client] >= before[client] + more for client in range(self.clients))
+
+        wait_until(are_there, seconds, "transactions of all clients of pgbench")
+
+    def end(self):
+        """Each client's transaction comes to its end, and then all must agree."""
+        assert self._connections() == self.connections
+        self.client.kill(self.pid, signal.SIGALRM)  # as when its time is over
+        wait_until(lambda: not self.client.alive(self.pid), 30, "pgbench ends")
+        report = (self.dir / "report").read_text()
+        assert not self._errors(), self._errors()
+        assert "number of failed transactions: 0 " in report, report
+        reported = int(re.search(r"^number of transactions actually processed: ([0-9]+)$", report, re.M).group(1))
+        noted = collections.Counter(int(line.split()[0]) for log in self.dir.glob("transactions.*")
+                                    for line in log.read_text().splitlines())
+        committed = self.committed()
+        assert committed == noted and committed.total() == reported, f"{committed} in the server, {noted} noted\n{report}"
+        sums = [self.server.sql(f"select sum({column}) from pgbench_{table}") for table, column in (
+            ("history", "delta"), ("accounts", "abalance"), ("tellers", "tbalance"), ("branches", "bbalance"))]
+        assert len(set(sums)) == 1, sums
