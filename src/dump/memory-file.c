@@ -5,7 +5,8 @@
  * with it: the target makes the file, unless what it finds there is the very same file.
  *
  * What is only mapped private or run as a program is looked for on the target as any file is; so is a file with several names,
- * and one that the program has a lease on.
+ * one that the program has a lease on, and whatever lies on the root file system: where that is in memory, both hosts have
+ * it from the same place.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -13,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/vfs.h>
 
 #include "dump/file-kind.h"
@@ -26,13 +28,20 @@ static bool is_leased(int fd)
 	return lease == F_RDLCK || lease == F_WRLCK;
 }
 
+static bool is_on_root(const struct stat *st)
+{
+	struct stat root;
+
+	return stat("/", &root) == 0 && root.st_dev == st->st_dev;
+}
+
 bool dump_memory_file_is(const struct dump_regular *file)
 {
 	struct statfs info;
 
 	return !is_leased(file->fd) && S_ISREG(file->st->st_mode) && file->st->st_nlink == 1 && !file->path_only &&
 	       !file->private_map && fstatfs(file->fd, &info) == 0 &&
-	       (info.f_type == TMPFS_MAGIC || info.f_type == RAMFS_MAGIC);
+	       (info.f_type == TMPFS_MAGIC || info.f_type == RAMFS_MAGIC) && !is_on_root(file->st);
 }
 
 /* One line of mountinfo(5): the mount point is field 5, the type the first behind " - ". */

@@ -214,10 +214,13 @@ static int adopt_process(struct dump_context *ctx, struct former *former, pid_t 
 		r = process_new(pid, &process, pid == ctx->root ? error : &ignored);
 	if (r == 0)
 		r = process_refresh(process, stopped, pid == ctx->root ? error : &ignored);
-	if (r == 0 && (array_append(&ctx->processes, process) < 0 || pidmap_put(&ctx->by_pid, (uint32_t)pid, process) < 0))
-		return error_set_errno(error, -ENOMEM, "cannot keep PID %d", pid);
-	if (r < 0)
-		process_free(process);
+	if (r == 0 && array_append(&ctx->processes, process) < 0)
+		r = error_set_errno(error, -ENOMEM, "cannot keep PID %d", pid);
+	if (r == 0) /* it is the list's from here on */
+		return pidmap_put(&ctx->by_pid, (uint32_t)pid, process) < 0
+			       ? error_set_errno(error, -ENOMEM, "cannot keep PID %d", pid)
+			       : 0;
+	process_free(process);
 	return r == -ESRCH && pid != ctx->root ? add_zombie(ctx, pid, error) : r;
 }
 

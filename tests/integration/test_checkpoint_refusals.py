@@ -405,6 +405,7 @@ def test_chain_with_a_hole(host, place, start_victim):
 def test_file_changed_since(host, place):
     path, directory = place.path / "data", place.make()
     path.write_text("old")
+    os.link(path, place.path / "second-name")  # or it would be in the checkpoint, as files on tmpfs are
     pid = host.spawn_daemon(["/bin/sleep", "1000"], stdin=path)
     before = path.stat()
     dump(host, place, pid, directory)

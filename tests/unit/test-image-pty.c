@@ -382,6 +382,10 @@ static void output(const struct pair *pair)
 {
 	print(pair, "out\nput\t.", 9);
 	type_text(pair, "echo\003x");
+	for (int i = 0, there = 0; i < WAIT_MS && there != 3; i++) { /* "^Cx": the signal has flushed the rest */
+		assert_int_equal(ioctl(pair->master, FIONREAD, &there), 0);
+		usleep(1000);
+	}
 }
 
 static void output_full(const struct pair *pair)

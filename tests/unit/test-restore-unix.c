@@ -278,6 +278,15 @@ static void test_waiting_blocks(void **state)
 
 /* ---- urgent bytes */
 
+static bool has_pass_pidfd(void)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+	bool has = setsockopt(fd, SOL_SOCKET, SO_PASSPIDFD, &one, sizeof(one)) == 0;
+
+	close(fd);
+	return has;
+}
+
 static void setup_urgent(const char *directory)
 {
 	int ends[2];
@@ -332,6 +341,10 @@ static void test_urgent(void **state)
 {
 	struct move move;
 
+	if (!has_pass_pidfd()) {
+		print_message("this kernel has no SO_PASSPIDFD (Linux 6.5)\n");
+		skip();
+	}
 	move_all(&move, setup_urgent);
 	expect_urgent(&move);
 	move_end(&move);
@@ -341,6 +354,10 @@ static void test_urgent_stays(void **state)
 {
 	struct move move;
 
+	if (!has_pass_pidfd()) {
+		print_message("this kernel has no SO_PASSPIDFD (Linux 6.5)\n");
+		skip();
+	}
 	move_begin(&move, setup_urgent);
 	move_dump(&move, true);
 	move_expect_no_blockers(&move);
