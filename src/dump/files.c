@@ -53,7 +53,6 @@ static const struct {
 	{ "anon_inode:kvm", IMAGE_KIND_KVM },
 	{ "anon_inode:[landlock-ruleset]", IMAGE_KIND_LANDLOCK },
 	{ "anon_inode:[fscontext]", IMAGE_KIND_FSCONTEXT },
-	{ "anon_inode:[mount", IMAGE_KIND_MOUNT },
 	{ "socket:", IMAGE_KIND_SOCKET_OTHER },
 	{ "", IMAGE_KIND_DESCRIPTOR_OTHER },
 };

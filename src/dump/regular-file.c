@@ -76,6 +76,16 @@ static bool blocked_by_file_system(struct dump_context *ctx, const struct dump_r
 	return true;
 }
 
+/* Of a mount that open_tree(2) or fsmount(2) has made, or that was taken away (umount -l). */
+static bool is_of_lost_mount(const struct dump_regular *file)
+{
+	char path[DUMP_LINK_MAX];
+	struct statx info;
+
+	return S_ISDIR(file->st->st_mode) && statx(file->fd, "", AT_EMPTY_PATH, STATX_MNT_ID, &info) == 0 &&
+	       info.stx_mask & STATX_MNT_ID && dump_mount_path((unsigned int)info.stx_mnt_id, 0, path) == -ENOENT;
+}
+
 /* Is it a device or a file of /proc that means something else on the target? Adds the blocker. */
 static bool blocked_by_type(struct dump_context *ctx, const struct dump_regular *file,
 			    uint32_t flags)
@@ -90,6 +100,10 @@ static bool blocked_by_type(struct dump_context *ctx, const struct dump_regular 
 	}
 	if (S_ISBLK(file->st->st_mode) && !(flags & O_PATH)) {
 		refuse(ctx, file, IMAGE_KIND_DEVICE);
+		return true;
+	}
+	if (flags & O_PATH && is_of_lost_mount(file)) {
+		refuse(ctx, file, IMAGE_KIND_MOUNT);
 		return true;
 	}
 	if (starts_with(file->link, "/proc/")) {

@@ -238,7 +238,8 @@ def test_every_object_in_one_list(two_hosts, page_server, start_victim):
         assert all(len(line[3]) > 10 and len(line[4]) > 10 for line in lines), lines
     for name, word in (("io_uring", "io_uring"), ("mptcp", "Multipath TCP"), ("tcp-repair", "TCP_REPAIR"),
                        ("tcp-signed", "segments are signed"),
-                       ("seccomp", "seccomp"), ("pty", "setsid")):
+                       ("seccomp", "seccomp"), ("pty", "setsid"), ("mount", "attached nowhere"),
+                       ("perf-ring", "memory of a kernel object"), ("packet-ring", "a packet socket's ring is mapped")):
         if any(name == kind[0] for kind in kinds):
             assert word in result.stderr, result.text()
 

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <linux/bpf.h>
 #include <linux/filter.h>
+#include <linux/if_packet.h>
 #include <linux/io_uring.h>
 #include <linux/landlock.h>
 #include <linux/perf_event.h>
@@ -120,6 +121,17 @@ static void open_sockets(void)
 	close(listener);
 }
 
+static void open_packet_ring(void)
+{
+	struct tpacket_req size = {.tp_block_size = 4096, .tp_block_nr = 1, .tp_frame_size = 2048, .tp_frame_nr = 2};
+	int fd = socket(AF_PACKET, SOCK_RAW, 0);
+
+	if (fd < 0 || setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &size, sizeof(size)) < 0)
+		return;
+	descriptor("packet", fd);
+	mapping("packet-ring", mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+}
+
 static int other_namespace(void)
 {
 	int own = open("/proc/self/ns/uts", O_RDONLY | O_CLOEXEC), other;
@@ -137,11 +149,16 @@ static void open_others(void)
 	union bpf_attr map = {.map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = 8, .max_entries = 1};
 	struct landlock_ruleset_attr rules = {.handled_access_fs = LANDLOCK_ACCESS_FS_EXECUTE};
 
+	long perf = syscall(SYS_perf_event_open, &event, 0, -1, -1, 0);
+
 	descriptor("pidfd", syscall(SYS_pidfd_open, 1, 0));
-	descriptor("perf", syscall(SYS_perf_event_open, &event, 0, -1, -1, 0));
+	descriptor("perf", perf);
+	mapping("perf-ring", mmap(NULL, 2 * VICTIM_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, (int)perf, 0));
 	descriptor("bpf", syscall(SYS_bpf, BPF_MAP_CREATE, &map, sizeof(map)));
 	descriptor("landlock", syscall(SYS_landlock_create_ruleset, &rules, sizeof(rules), 0));
 	descriptor("fsopen", fsopen("tmpfs", 0));
+	/* Its path and inode are those of the root directory. */
+	descriptor("mount", open_tree(AT_FDCWD, "/", OPEN_TREE_CLONE));
 	descriptor("namespace", other_namespace());
 	descriptor("console", open("/dev/tty1", O_RDWR | O_NOCTTY | O_NONBLOCK));
 	descriptor("serial", open("/dev/ttyS0", O_RDWR | O_NOCTTY | O_NONBLOCK));
@@ -216,6 +233,7 @@ int main(int argc, char **argv)
 	open_faults();
 	open_signed();
 	open_sockets();
+	open_packet_ring();
 	open_others();
 	open_files(&v);
 	open_memory();
