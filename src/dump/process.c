@@ -75,7 +75,7 @@ static void check_status(struct dump_context *ctx, const struct dump_process *pr
 	struct procfs_stat tracer;
 	struct stat leader;
 
-	if (status->tracer && !process->tracee) {
+	if (status->tracer && status->tracer != gettid() && !process->tracee) {
 		if (procfs_read_stat(status->tracer, &tracer, NULL) < 0)
 			snprintf(tracer.comm, sizeof(tracer.comm), "?");
 		dump_refuse(ctx, process->pid, "process", IMAGE_KIND_TRACED, "tracer PID %d (%s)", status->tracer, tracer.comm);

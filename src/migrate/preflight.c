@@ -12,6 +12,7 @@
 #include "util/cleanup.h"
 
 #define LOOKS 40u
+#define LOOKS_NS (5 * CLOCK_S) /* for all of them */
 #define LOOK_PAUSE_NS 1000000 /* times 1 to 20: not in step with what the tree does */
 
 /* Sessions that another migrate has with processes of this tree: under way, or left with nobody sure where the tree runs. */
@@ -63,9 +64,12 @@ static int report(const struct source *source, struct error *error)
 static int look_patiently(struct source *source, struct error *error)
 {
 	struct timespec pause = { .tv_nsec = 0 };
+	int64_t deadline = clock_deadline(LOOKS_NS);
 	int r = source_look(source, dump_preflight, error);
 
 	for (unsigned tries = 1; r == 0 && tries < LOOKS && !image_blockers_empty(&source->dump->blockers); tries++) {
+		if (clock_now_ns() >= deadline)
+			break;
 		pause.tv_nsec = LOOK_PAUSE_NS * (1 + tries * 7 % 20);
 		nanosleep(&pause, NULL);
 		image_blockers_deinit(&source->dump->blockers);

@@ -15,7 +15,9 @@
 #include "util/cleanup.h"
 #include "util/stop-point.h"
 
-#define LOOKS_MAX 50u
+#define LOOK_NS (5 * CLOCK_S) /* for all tries together */
+#define LOOKS_FREE 25u /* a tree that has changed under so many looks is stopped for the next ones */
+#define LOOK_STOP_NS (CLOCK_S / 2)
 #define TRACES_MAX (1u << 16) /* processes with an area of ours at a time; room that is not used costs nothing */
 
 void source_enter(struct source *source, enum phase phase)
@@ -133,18 +135,47 @@ int source_check_cancel(const struct source *source, struct error *error)
 	return poll(&fd, 1, 0) > 0 ? error_set(error, -ECANCELED, "interrupted") : 0;
 }
 
+/* Nothing begins or ends while it is looked at. NULL when it does not stop. */
+static struct tracee_tree *stop_for_look(const struct source *source)
+{
+	const struct tracee_options options = { .traces = source->traces, .hints = source->hints };
+	struct tracee_tree *stopped = NULL;
+
+	if (tracee_tree_stop(source->options->pid, &options, clock_deadline(LOOK_STOP_NS), &stopped, NULL) < 0)
+		return NULL;
+	return stopped;
+}
+
+static int look_at_stopped(struct source *source,
+			   int (*look)(struct dump_context *, struct image_set *, struct error *), struct error *error)
+{
+	struct tracee_tree *stopped;
+	int r;
+
+	throttle_hold(source->throttle);
+	stopped = stop_for_look(source);
+	r = look(source->dump, source->images, error);
+	tracee_tree_release(stopped);
+	throttle_release(source->throttle);
+	return r;
+}
+
 int source_look(struct source *source, int (*look)(struct dump_context *, struct image_set *, struct error *),
 		struct error *error)
 {
+	int64_t deadline = clock_deadline(LOOK_NS);
 	int r;
 
 	for (unsigned tries = 1;; tries++) {
+		r = source_check_cancel(source, error);
+		if (r < 0)
+			return r;
 		image_set_free(source->images);
 		source->images = NULL;
 		if (image_set_new(&source->images) < 0)
 			return error_set(error, -ENOMEM, "out of memory");
-		r = look(source->dump, source->images, error);
-		if ((r != -ESRCH && r != -ENOENT) || tries == LOOKS_MAX || memory_is_gone(source->options->pid))
+		r = tries <= LOOKS_FREE ? look(source->dump, source->images, error) : look_at_stopped(source, look, error);
+		if ((r != -ESRCH && r != -ENOENT) || clock_now_ns() >= deadline || memory_is_gone(source->options->pid))
 			return r;
 		error_clear(error);
 	}

@@ -25,6 +25,7 @@
 #include "util/cleanup.h"
 
 #define TAKE_DEADLINE (5 * CLOCK_S)
+#define TAKE_TRIES 10
 
 /* First address that is not a process's own (4-level page tables); [vsyscall] is behind it. */
 #define USER_END UINT64_C(0x7ffffffff000)
@@ -41,7 +42,7 @@ const char *track_kind_name(enum track_kind kind)
 	return kind == TRACK_PAGEMAP_SCAN ? "pagemap-scan" : "soft-dirty";
 }
 
-/* Closes descriptor `fd` inside the process. */
+/* Closes descriptor `fd` inside the process, unless another thread of it has done that: some close whatever is open. */
 static int close_inside(struct tracee_thread *thread, int fd, struct error *error)
 {
 	int64_t result;
@@ -51,12 +52,15 @@ static int close_inside(struct tracee_thread *thread, int fd, struct error *erro
 			       0, 0);
 	if (r < 0)
 		return r;
-	if (result < 0)
+	if (result < 0 && result != -EBADF)
 		return error_set_errno(error, (int)result, "PID %d: close of the userfaultfd", thread->process->pid);
 	return 0;
 }
 
-/* Creates a userfaultfd for the address space of a stopped process; nothing of it stays in the process. */
+/*
+ * Creates a userfaultfd for the address space of a stopped process; nothing of it stays in the process. -EBADF: another thread
+ * has closed it before it was taken.
+ */
 static int take_userfaultfd(struct tracee_process *process, int *ret_fd, struct error *error)
 {
 	_cleanup_batch_ struct tracee_batch *batch = tracee_batch_new();
@@ -89,13 +93,16 @@ static int take_userfaultfd(struct tracee_process *process, int *ret_fd, struct 
 int track_start(struct tracee_process *process, enum track_kind kind, struct track **ret, struct error *error)
 {
 	int userfaultfd = -1;
-	int r;
+	int r = 0;
 
-	if (kind == TRACK_PAGEMAP_SCAN) {
+	for (unsigned tries = 1; kind == TRACK_PAGEMAP_SCAN; tries++) {
 		r = take_userfaultfd(process, &userfaultfd, error);
-		if (r < 0)
-			return r;
+		if (r != -EBADF || tries == TAKE_TRIES)
+			break;
+		error_clear(error);
 	}
+	if (r < 0)
+		return r;
 	return track_open(process->pid, kind, userfaultfd, ret, error);
 }
 

@@ -23,6 +23,16 @@ def test_fanotify_events_that_wait(two_hosts, page_server, start_victim):
     victim.check(b)
 
 
+def test_few_descriptors_at_first(two_hosts, page_server, start_victim):
+    """A shell's soft limit, which may be less than what a tree has open, is no limit for migrate: it raises it."""
+    a, b, _ = two_hosts
+    victim = start_victim(a, "files")
+    victim.prepare(b)
+    result = send(a, page_server, victim.pid, prefix=["/usr/bin/prlimit", "--nofile=16:4096"])
+    assert result.status == 0, result.text() + victim.log()
+    victim.check(b)
+
+
 def test_leased_on_both_hosts(two_hosts, page_server, start_victim):
     """A file that both hosts have: to open it there would break the lease here, so it is refused before anything happens."""
     a, b, _ = two_hosts
