@@ -16,8 +16,10 @@ from runtimes import StressNg
 STRESSORS = {
     "cpu": ["atomic", "bsearch", "fp", "hash", "matrix", "qsort", "vecmath", "zlib"],
     "memory": ["fault", "memcpy", "mincore", "mmapfixed", "mremap", "pagemove", "str", "vm-addr"],
-    "process": ["dup", "ioprio", "itimer", "nice", "prctl", "schedpolicy", "sem", "session", "sigchld", "sigabrt", "signal", "sigtrap", "sigpending"],
-    "files": ["access", "chmod", "close", "dentry", "fcntl", "fstat", "getdent", "inotify", "lockofd", "rename", "utime", "xattr"],
+    "process": ["dup", "ioprio", "itimer", "nice", "prctl", "schedpolicy", "sem", "session", "sigabrt", "sigchld", "signal",
+                "sigtrap", "sigpending"],
+    "files": ["access", "chmod", "close", "dentry", "fcntl", "fstat", "getdent", "inotify", "lockofd", "rename", "utime",
+              "xattr"],
     "kernel": ["get", "getrandom", "poll", "sem-sysv", "sendfile", "splice", "sysinfo", "timer", "timerfd", "yield"],
 }
 # With PAGESTREAM_SOAK=1: all that go, some of them for half a minute, as they leave other programs little of the machine.
