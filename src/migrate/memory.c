@@ -91,6 +91,15 @@ static int start_track(struct source *source, struct source_memory *memory, stru
 		return r;
 	r = track_start(process, source->track_kind, &memory->track, error);
 	tracee_process_release(process);
+	if (r != -EBADF)
+		return r;
+	/* A thread that ran on has closed our descriptor in there, as one does that closes all it finds: nobody runs now. */
+	error_clear(error);
+	r = tracee_process_stop_all(memory->pid, &options, clock_deadline(SOURCE_STOP_NS), &process, error);
+	if (r < 0)
+		return r;
+	r = track_start(process, source->track_kind, &memory->track, error);
+	tracee_process_release(process);
 	return r;
 }
 

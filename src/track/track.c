@@ -25,7 +25,6 @@
 #include "util/cleanup.h"
 
 #define TAKE_DEADLINE (5 * CLOCK_S)
-#define TAKE_TRIES 10
 
 /* First address that is not a process's own (4-level page tables); [vsyscall] is behind it. */
 #define USER_END UINT64_C(0x7ffffffff000)
@@ -93,16 +92,13 @@ static int take_userfaultfd(struct tracee_process *process, int *ret_fd, struct 
 int track_start(struct tracee_process *process, enum track_kind kind, struct track **ret, struct error *error)
 {
 	int userfaultfd = -1;
-	int r = 0;
+	int r;
 
-	for (unsigned tries = 1; kind == TRACK_PAGEMAP_SCAN; tries++) {
+	if (kind == TRACK_PAGEMAP_SCAN) {
 		r = take_userfaultfd(process, &userfaultfd, error);
-		if (r != -EBADF || tries == TAKE_TRIES)
-			break;
-		error_clear(error);
+		if (r < 0)
+			return r;
 	}
-	if (r < 0)
-		return r;
 	return track_open(process->pid, kind, userfaultfd, ret, error);
 }
 

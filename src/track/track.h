@@ -138,6 +138,7 @@ const char *track_kind_name(enum track_kind kind);
  * Begins to track. At least one thread of the process is stopped by the caller, who may let it go on right
  * afterwards; nothing is left in it but (invisible) registrations on its mappings, which go with track_stop() or with
  * this process's end, whatever ends it. -EPERM or -ENOSYS where a seccomp filter denies userfaultfd(2).
+ * -EBADF: a thread that was not stopped has closed the descriptor inside before it could be taken out.
  */
 int track_start(struct tracee_process *process, enum track_kind kind, struct track **ret, struct error *error);
 
