@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The go. In this order, as the downtime runs: the tree stops dying with its tracer; the journal says COMMITTED; ptrace lets
- * go of the tree, which its cgroup still holds; one write thaws it; the lock on its connections goes; the source is told. What
- * only tidies up comes after that.
+ * The go. In this order, as the downtime runs: the tree stops dying with its tracer; the journal says COMMITTED; the lock
+ * on its connections goes; ptrace lets go of the tree, which its cgroup still holds; one write thaws it; the source is told.
+ * What only tidies up comes after that.
  *
  * A failure before the thaw leaves nothing that could run: the session is aborted and the tree killed. If this program dies
  * in between, the next one finds PREPARED in the journal, kills what may be left in the frozen cgroup, and the session is
