@@ -204,24 +204,26 @@ static bool is_same(const struct dump_process *process, const struct procfs_stat
 static int adopt_process(struct dump_context *ctx, struct former *former, pid_t pid, bool stopped, struct error *error)
 {
 	struct dump_process **place = pidmap_get(&former->by_pid, (uint32_t)pid), *process = NULL;
-	struct error ignored = ERROR_INIT;
+	struct error cause = ERROR_INIT;
 	struct procfs_stat now;
 	int r = 0;
 
 	if (place && *place && (stopped || (procfs_read_stat(pid, &now, NULL) == 0 && is_same(*place, &now))))
 		process = steal_ptr(place);
 	if (!process)
-		r = process_new(pid, &process, pid == ctx->root ? error : &ignored);
+		r = process_new(pid, &process, &cause);
 	if (r == 0)
-		r = process_refresh(process, stopped, pid == ctx->root ? error : &ignored);
+		r = process_refresh(process, stopped, &cause);
 	if (r == 0 && array_append(&ctx->processes, process) < 0)
-		r = error_set_errno(error, -ENOMEM, "cannot keep PID %d", pid);
+		r = error_set_errno(&cause, -ENOMEM, "cannot keep PID %d", pid);
 	if (r == 0) /* it is the list's from here on */
 		return pidmap_put(&ctx->by_pid, (uint32_t)pid, process) < 0
 			       ? error_set_errno(error, -ENOMEM, "cannot keep PID %d", pid)
 			       : 0;
 	process_free(process);
-	return r == -ESRCH && pid != ctx->root ? add_zombie(ctx, pid, error) : r;
+	if (r == -ESRCH && pid != ctx->root)
+		return add_zombie(ctx, pid, error);
+	return error_set(error, r, "%s", error_text(&cause, r));
 }
 
 int dump_context_refresh(struct dump_context *ctx, struct error *error)

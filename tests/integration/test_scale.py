@@ -108,3 +108,14 @@ def test_connections(two_hosts, lan, keys, start_victim, tmp_path):
     finally:
         words.close()
     wait_until(lambda: victim.check(a) or victim.note["connections"] == "0", 20, "all connections have ended")
+
+
+@pytest.mark.parametrize("most", [150, 400])
+def test_too_few_descriptors(two_hosts, page_server, start_victim, most):
+    """Several are needed for each process, here 101: it is said that they do not suffice, and the tree goes on."""
+    a, _, _ = two_hosts
+    victim = start_victim(a, "tick", 1, 0, 0, 100)
+    victim.check(a)
+    refused = send(a, page_server, victim.pid, prefix=["prlimit", f"--nofile={most}"])
+    assert refused.status == 1 and "Too many open files" in refused.stderr, refused.text()
+    victim.check(a)

@@ -333,8 +333,8 @@ static bool check_descriptors(struct victim *v, struct state *s)
 		CHECK(v, read(group[1], &value, sizeof(value)) == sizeof(value) && value == (uint64_t)i + 1,
 		      "eventfd %d has %llu, not %ld", group[1], (unsigned long long)value, i + 1);
 		CHECK(v, write(group[1], &value, sizeof(value)) == sizeof(value), "eventfd %d: %m", group[1]);
-		CHECK(v, write(group[3], &sent, sizeof(sent)) == sizeof(sent) && read(group[2], &got, sizeof(got)) == sizeof(got) &&
-			      got == sent,
+		CHECK(v, write(group[3], &sent, sizeof(sent)) == sizeof(sent) &&
+				 read(group[2], &got, sizeof(got)) == sizeof(got) && got == sent,
 		      "what is written to %d does not come out of %d", group[3], group[2]);
 	}
 	return true;
