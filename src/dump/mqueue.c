@@ -5,7 +5,7 @@
  * Messages cannot be looked at, only received. So at the freeze they are all received and at once sent again, in the same
  * order: by priority, then by age, is how they come out and how they lie there. That is done by a process of its own, which
  * does not end with this program: a queue is never left empty because we were killed in that moment. It receives into memory
- * that it shares with us.
+ * that it shares with us, so that we put the messages back if it is that process that is killed.
  *
  * Failure modes: a process outside of the tree that has the queue open is a blocker (outside.c); so is a registration by
  * mq_notify(3), whose value the kernel tells nobody, and a kernel that has too little memory to take messages back is not
@@ -33,7 +33,9 @@
 /* Memory shared with the process that receives; behind it `room` places for messages of `size` bytes each. */
 struct drain {
 	int result; /* 0, or a negative errno; 1: not done */
-	long count;
+	long count;   /* received */
+	long sent;    /* ... and put back */
+	bool sending; /* all were received */
 	long room, size;
 	struct drain_message {
 		unsigned priority;
@@ -58,12 +60,12 @@ static size_t drain_bytes(long room, long size)
 	return sizeof(struct drain) + (size_t)room * (sizeof(struct drain_message) + (size_t)size);
 }
 
-/* In a process of its own. System calls only. */
+/* In a process of its own. System calls only. Goes on where another one has ended. */
 static void drain_run(struct drain *drain, int fd)
 {
 	int result = 0;
 
-	while (drain->count < drain->room) {
+	while (!drain->sending && drain->count < drain->room) {
 		struct drain_message *message = &drain->messages[drain->count];
 
 		message->length = syscall(SYS_mq_timedreceive, fd, drain_text(drain, drain->count), drain->size,
@@ -72,11 +74,26 @@ static void drain_run(struct drain *drain, int fd)
 			break;
 		drain->count++;
 	}
-	for (long i = 0; i < drain->count; i++)
-		if (syscall(SYS_mq_timedsend, fd, drain_text(drain, i), drain->messages[i].length, drain->messages[i].priority,
-			    NULL) < 0)
+	drain->sending = true;
+	for (; drain->sent < drain->count; drain->sent++) {
+		const struct drain_message *message = &drain->messages[drain->sent];
+
+		if (syscall(SYS_mq_timedsend, fd, drain_text(drain, drain->sent), message->length, message->priority, NULL) < 0)
 			result = -errno;
+	}
 	drain->result = result;
+}
+
+/* That process was killed: what it has received is put back by us. */
+static int drain_recover(struct drain *drain, int fd, struct error *error)
+{
+	struct mq_attr now;
+
+	/* The last one may be there already, and not be counted. */
+	if (drain->sending && syscall(SYS_mq_getsetattr, fd, NULL, &now) == 0)
+		drain->sent = now.mq_curmsgs;
+	drain_run(drain, fd);
+	return error_set(error, -EIO, "the process that reads a message queue was ended");
 }
 
 /* `fd` is open for reading and writing, and does not block. */
@@ -102,7 +119,7 @@ static int drain(struct drain *drain, int fd, struct error *error)
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
 	if (drain->result > 0)
-		return error_set(error, -EIO, "the process that reads a message queue was ended");
+		return drain_recover(drain, fd, error);
 	return drain->result < 0 ? error_set_errno(error, drain->result, "putting messages back") : 0;
 }
 
