@@ -278,14 +278,35 @@ static void test_blockers(void **state)
 		expect_blocker(add_device, "mapping", "device");
 }
 
+/* A process that traces another one until its end. */
+static pid_t tracer_start(pid_t pid)
+{
+	int ends[2];
+	pid_t tracer;
+	char byte;
+
+	assert_int_equal(pipe(ends), 0);
+	tracer = fork();
+	if (tracer == 0) {
+		if (ptrace(PTRACE_SEIZE, pid, 0, 0) < 0 || write(ends[1], "", 1) != 1)
+			_exit(1);
+		for (;;)
+			pause();
+	}
+	assert_true(tracer > 0);
+	close(ends[1]);
+	assert_int_equal(read(ends[0], &byte, 1), 1);
+	close(ends[0]);
+	return tracer;
+}
+
 static void test_tracer_is_a_blocker(void **state)
 {
-	pid_t pid = child_start(NULL);
+	pid_t pid = child_start(NULL), tracer = tracer_start(pid);
 	struct dump_context *ctx;
 	struct image_set *images;
 	struct error error = ERROR_INIT;
 
-	assert_int_equal(ptrace(PTRACE_SEIZE, pid, 0, 0), 0);
 	assert_int_equal(image_set_new(&images), 0);
 	assert_int_equal(dump_context_new(pid, &options, NULL, &ctx, &error), 0);
 	assert_int_equal(dump_preflight(ctx, images, &error), 0);
@@ -293,6 +314,8 @@ static void test_tracer_is_a_blocker(void **state)
 	assert_non_null(strstr(ctx->blockers.list.items[0].object, "tracer PID"));
 	dump_context_free(ctx);
 	image_set_free(images);
+	kill(tracer, SIGKILL);
+	waitpid(tracer, NULL, 0);
 	child_end(pid);
 }
 
