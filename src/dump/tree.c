@@ -181,12 +181,15 @@ static void former_free(struct former *former)
 static int add_zombie(struct dump_context *ctx, pid_t pid, struct error *error)
 {
 	struct dump_zombie zombie = { .pid = pid };
-	int r = procfs_read_stat(pid, &zombie.stat, error);
+	struct error why = ERROR_INIT;
+	int r = procfs_read_stat(pid, &zombie.stat, &why);
 
-	if (r == -ESRCH) /* it was waited for */
+	if (r == -ESRCH) /* it was waited for: no failure, and none to be told instead of a later one */
 		return 0;
-	if (r < 0 || zombie.stat.state != 'Z')
-		return r;
+	if (r < 0)
+		return error_set(error, r, "%s", why.message);
+	if (zombie.stat.state != 'Z')
+		return 0;
 	if (zombie.stat.threads > 1)
 		return array_append(&ctx->headless, pid) < 0 ? error_set_errno(error, -ENOMEM, "cannot keep PID %d", pid) : 0;
 	if (array_append(&ctx->zombies, zombie) < 0 || pidmap_put(&ctx->zombie_pids, (uint32_t)pid, ctx) < 0)
