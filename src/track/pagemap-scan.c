@@ -107,7 +107,8 @@ static int update(struct track *track, const struct procfs_maps *maps, unsigned 
 	if (r >= 0)
 		r = track_registration_update(&scan->registration, track, maps);
 	if (r < 0)
-		return error_set_errno(error, r, "PID %d: userfaultfd registration", track->pid);
+		return check_alive(scan, error) < 0 ? -ESRCH : /* the kernel says ENOMEM for it */
+		       error_set_errno(error, r, "PID %d: userfaultfd registration", track->pid);
 	return 0;
 }
 
