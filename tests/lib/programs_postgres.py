@@ -78,7 +78,8 @@ class Postgres:
     def start(self):
         user = pwd.getpwnam(USER)
         server = [BIN / "postgres", "-D", self.data]
-        client = ["/usr/bin/python3", CLIENT, f"/mnt/.s.PGSQL.{self.settings['port']}", self.dir]
+        shutil.copy(CLIENT, self.dir)  # where the server's user may read it
+        client = ["/usr/bin/python3", self.dir / CLIENT.name, f"/mnt/.s.PGSQL.{self.settings['port']}", self.dir]
         words = [*client, *server] if self.load else server
         self.pid = self.host.spawn_daemon(["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--init-groups", "--",
                                            *words], stdout=self.dir / "log", stderr=self.dir / "log", cwd=self.dir)

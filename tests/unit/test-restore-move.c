@@ -154,7 +154,9 @@ static void order(const struct victim *victim, uint64_t command)
 
 static void victim_start(struct victim *victim, int threads)
 {
-	snprintf(victim->path, sizeof(victim->path), "/tmp/pagestream-move-%d-%d", getpid(), rand());
+	/* Not in /tmp, which may be in memory: then the file itself would have to go along. */
+	snprintf(victim->path, sizeof(victim->path), "%s/pagestream-move-%d-%d",
+		 access("/var/tmp", W_OK) == 0 ? "/var/tmp" : "", getpid(), rand());
 	snprintf(victim->order, sizeof(victim->order), "%s-order", victim->path);
 	victim->pid = fork();
 	assert_true(victim->pid >= 0);

@@ -339,6 +339,7 @@ static void test_inet(void **state)
 	assert_int_equal(info.tcpi_sacked, 19);
 	c = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	assert_int_equal(connect(c, (struct sockaddr *)&v4, sizeof(v4)), 0);
+	assert_int_equal(poll(&(struct pollfd){ .fd = a, .events = POLLIN }, 1, 10000), 1);
 	b = accept(a, NULL, NULL);
 	assert_true(b >= 0);
 	close(a);
