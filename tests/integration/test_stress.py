@@ -18,7 +18,7 @@ STRESSORS = {
     "memory": ["fault", "memcpy", "mincore", "mmapfixed", "mremap", "pagemove", "str", "vm-addr"],
     "process": ["dup", "ioprio", "itimer", "nice", "prctl", "schedpolicy", "sem", "session", "sigabrt", "sigchld", "signal",
                 "sigtrap", "sigpending"],
-    "files": ["access", "chmod", "close", "dentry", "fcntl", "fstat", "getdent", "inotify", "lockofd", "rename", "utime",
+    "files": ["access", "chmod", "close", "dentry", "fcntl", "fstat", "getdent", "inotify", "lockofd", "rename",
               "xattr"],
     "kernel": ["get", "getrandom", "poll", "sem-sysv", "sendfile", "splice", "sysinfo", "timer", "timerfd", "yield"],
 }
