@@ -125,10 +125,10 @@ def exits_with(host, place, code, words=(), caller=()):
     that is to run it.
     """
     go, directory = place.path / "go", place.make()
+    others = set(host.pids())
     pid = host.spawn_daemon(["sh", "-c", f"while ! [ -e {go} ]; do sleep 0.02; done; {code}"])
-    pids = host.tree(pid)
     dump(host, place, pid, directory)
-    wait_gone(host, pids)
+    wait_until(lambda: not set(host.pids()) - others, 20, "the end of the shell and of whichever child it had")
     waiting = host.popen([*caller, program("migrate"), "restore", "-D", directory, "--state-dir", place.state_dir, *words])
     wait_until(lambda: host.alive(pid), 20, "the restored shell")
     assert waiting.poll() is None
