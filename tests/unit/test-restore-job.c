@@ -264,8 +264,10 @@ static void restorer_main(void *argument)
 	struct error error = ERROR_INIT;
 	int status = 0, r;
 
-	for (int i = 0; i < 10000 && kill(restorer->root, 0) == 0; i++) /* until its PID is free */
-		usleep(1000);
+	/* Until the PIDs are free. */
+	array_for_each(process, &restorer->move->dump->processes)
+		for (int i = 0; i < 10000 && kill((*process)->pid, 0) == 0; i++)
+			usleep(1000);
 	r = restore_terminal_save(0, &terminal, &error);
 	if (r == 0)
 		r = move_give(restorer->move, &restorer->options, &error);
