@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The two ends: our copy is killed because the target's runs, or everything is taken back and ours runs on. */
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
@@ -12,19 +13,31 @@
 #include "source.h"
 #include "util/cleanup.h"
 
-/* A traced thread stays until its tracer has waited for it; the leader goes last. */
+/* A traced thread stays until its tracer has waited for it, and the process until all its threads are gone. */
 static void reap(const struct dump_process *process, int64_t deadline)
 {
-	const struct timespec pause = { .tv_nsec = 100000 };
-	struct procfs_stat stat;
+	struct pollfd end = { .fd = process->pidfd, .events = POLLIN };
 
-	while (procfs_read_stat(process->pid, &stat, NULL) == 0 && stat.state != 'Z' && clock_now_ns() < deadline) {
+	do
 		array_for_each(tid, &process->threads)
 			waitpid(*tid, NULL, __WALL | WNOHANG);
-		nanosleep(&pause, NULL);
-	}
-	array_for_each(tid, &process->threads)
-		waitpid(*tid, NULL, __WALL | WNOHANG);
+	while (poll(&end, 1, 1) == 0 && clock_now_ns() < deadline);
+	waitpid(process->pid, NULL, __WALL | WNOHANG);
+}
+
+/*
+ * Whoever moves the tree back at once must find its PIDs free. Descendants go to the host's init, which waits for them; not
+ * so the root, whose parent may let it be a zombie for as long as it likes.
+ */
+static void wait_gone(const struct source *source, int64_t deadline)
+{
+	const struct timespec pause = { .tv_nsec = 200000 };
+	struct procfs_stat stat;
+
+	array_for_each(process, &source->dump->processes)
+		while ((*process)->pid != source->options->pid && procfs_read_stat((*process)->pid, &stat, NULL) == 0 &&
+		       clock_now_ns() < deadline)
+			nanosleep(&pause, NULL);
 }
 
 static void end_leftover(const struct source *source)
@@ -71,6 +84,7 @@ void end_source_copy(struct source *source)
 	}
 	for (size_t i = source->dump->processes.count; i-- > 0;)
 		reap(source->dump->processes.items[i], deadline);
+	wait_gone(source, clock_deadline(CLOCK_S));
 	end_leftover(source);
 	lock_release(source);
 	if (source->freezer)

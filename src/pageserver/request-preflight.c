@@ -118,6 +118,9 @@ int request_preflight(struct session *session, const struct buffer *payload, str
 		r = restore_files_check(session->incoming, true, &blockers, error);
 	if (r == 0)
 		r = session_lock_check(session, &blockers, error);
+	/* Before the answer: the source's other streams come as soon as it has that. */
+	if (r == 0)
+		r = session_set_phase(session, PHASE_CHECKED, error);
 	if (r == 0) {
 		check_memory(session, message->memory, available, &blockers);
 		r = reply(session, &blockers, available, error);
@@ -125,7 +128,5 @@ int request_preflight(struct session *session, const struct buffer *payload, str
 	image_blockers_deinit(&blockers);
 	image_set_free(session->incoming);
 	session->incoming = NULL;
-	if (r == 0)
-		r = image_set_new(&session->incoming);
-	return r < 0 ? r : session_set_phase(session, PHASE_CHECKED, error);
+	return r == 0 ? image_set_new(&session->incoming) : r;
 }

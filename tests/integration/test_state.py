@@ -31,7 +31,10 @@ def test_state(two_hosts, keys, start_victim, kind, mode):
         for source, target, server in ((a, b, on_b), (b, a, on_a)):
             if name in PRIVATE:
                 victim.prepare(target)
+            members = set(source.tree(victim.pid)[1:])
             result = send(source, server, victim.pid, mode=mode)
             assert result.status == 0, result.text() + victim.log()
+            left = members & set(source.pids())
+            assert not left, f"PIDs {sorted(left)} are still there after the move"
             victim.host = target
             victim.check(target)
