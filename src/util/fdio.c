@@ -11,6 +11,8 @@
 #include "buffer.h"
 #include "cleanup.h"
 
+#define TABLE_SIZE 65536 /* descriptors: 0.5 MiB of the kernel's memory */
+
 ssize_t fdio_read(int fd, void *data, size_t size)
 {
 	size_t done = 0;
@@ -152,6 +154,18 @@ int fdio_readlink(int dir_fd, const char *path, char *target, size_t size)
 	return 0;
 }
 
+/*
+ * A table of descriptors that several threads share grows by doubling, and waits each time until no processor looks at the old
+ * one: 10 ms, for all of its threads. While there is one thread it does not wait.
+ */
+static void reserve(rlim_t limit)
+{
+	int high = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, limit < TABLE_SIZE ? (int)limit - 1 : TABLE_SIZE - 1);
+
+	if (high >= 0)
+		close(high);
+}
+
 void fdio_raise_limit(void)
 {
 	struct rlimit limit;
@@ -160,4 +174,5 @@ void fdio_raise_limit(void)
 		return;
 	limit.rlim_cur = limit.rlim_max;
 	(void)setrlimit(RLIMIT_NOFILE, &limit);
+	reserve(limit.rlim_max);
 }

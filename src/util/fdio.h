@@ -26,5 +26,8 @@ int fdio_read_record(int dir_fd, const char *path, size_t max, struct buffer *bu
 int fdio_replace_file(int dir_fd, const char *name, const void *data, size_t size, mode_t mode);
 /* readlink into a buffer of `size`, NUL-terminated; -ENAMETOOLONG when it does not fit. */
 int fdio_readlink(int dir_fd, const char *path, char *target, size_t size);
-/* Lets this process, and programs that it starts, have as many descriptors as it may (RLIMIT_NOFILE); for main(). */
+/*
+ * Lets this process, and programs that it starts, have as many descriptors as it may (RLIMIT_NOFILE), and makes room for many
+ * ahead; for main(), before there are threads.
+ */
 void fdio_raise_limit(void);
