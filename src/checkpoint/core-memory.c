@@ -14,6 +14,7 @@
 
 #include "core-private.h"
 #include "image/mapping.h"
+#include "image/memory-owner.h"
 
 #define GAP_MAX UINT64_C(0x100000) /* bytes */
 #define NOTHING SIZE_MAX
@@ -204,7 +205,7 @@ static int make_segments(struct core_process *process, const Mapping *mapping, s
 int core_memory_collect(struct core_process *process, struct error *error)
 {
 	size_t own;
-	int r = object_get(process, IMAGE_PAGES_PROCESS, process->tree->pid, &own, error);
+	int r = object_get(process, IMAGE_PAGES_PROCESS, image_memory_owner(process->set, process->tree->pid), &own, error);
 
 	for (size_t i = 0; r == 0 && i < process->mm->n_vmas; i++) {
 		const Mapping *mapping = process->mm->vmas[i];

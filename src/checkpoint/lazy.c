@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "core.pb-c.h"
+#include "image/memory-owner.h"
 #include "image/thread-pages.h"
 #include "lazy/lazy.h"
 #include "mm.pb-c.h"
@@ -38,7 +39,7 @@
 
 /* A process that waits for pages. */
 struct waiting {
-	pid_t pid;
+	pid_t pid;                           /* of the first process that has the memory */
 	AddressSpace *mm;                    /* owned */
 	size_t last;                         /* index of the mapping found last */
 	struct pageset urgent;               /* pages that cannot wait */
@@ -146,10 +147,15 @@ static int add_process(struct checkpoint_lazy *lazy, const struct image_set *ima
 {
 	const struct image_record *record = image_set_find(images, IMAGE_MM, entry->pid);
 	struct waiting process = { .pid = (pid_t)entry->pid };
+	struct waiting *owner = find(lazy, (pid_t)image_memory_owner(images, entry->pid));
 	int r = 0;
 
 	if (!record)
 		return 0;
+	for (size_t i = 0; r == 0 && owner && i < entry->n_threads; i++)
+		r = note_urgent(images, owner, entry->threads[i], error);
+	if (r < 0 || owner)
+		return r;
 	r = image_unpack(record, address_space, &process.mm, error);
 	for (size_t i = 0; r == 0 && i < 2; i++)
 		r = image_pages_open(lazy->directory, IMAGE_PAGES_PROCESS, entry->pid, &process.readers[i], error);
@@ -252,6 +258,9 @@ int checkpoint_lazy_begin(struct checkpoint_lazy *lazy, struct checkpoint *check
 		if (r == 0 && shell && process->runs.count)
 			r = lazy_add(lazy->lazy, shell->tracee, process->runs.items, process->runs.count, NULL,
 				     clock_deadline(WORK_NS), error);
+		array_for_each(sharer, &checkpoint->tree->processes)
+			if (r == 0 && shell && process->runs.count && (*sharer)->owner == shell)
+				r = lazy_add_sharer(lazy->lazy, (*sharer)->tracee, error);
 		array_for_each(run, &process->runs)
 			checkpoint->summary->pages_late += run->pages;
 	}

@@ -11,6 +11,7 @@
 #include "ghost-file.pb-c.h"
 #include "image/decode.h"
 #include "image/mapping.h"
+#include "image/memory-owner.h"
 #include "mm.pb-c.h"
 #include "pagemap.pb-c.h"
 #include "pagestream-core.pb-c.h"
@@ -169,7 +170,7 @@ json_t *show_memory(struct show *show, uint32_t pid)
 	if (!mm)
 		return json_null();
 	mappings = json_array();
-	show_runs_load(show, IMAGE_PAGES_PROCESS, pid, &runs);
+	show_runs_load(show, IMAGE_PAGES_PROCESS, image_memory_owner(show->set, pid), &runs);
 	for (size_t i = 0; i < mm->n_vmas; i++) {
 		json_array_append_new(mappings, show_mapping(show, mm->vmas[i], extra, &runs));
 		bytes += mm->vmas[i]->end - mm->vmas[i]->start;

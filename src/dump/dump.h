@@ -85,7 +85,9 @@ struct dump_process {
 	int proc_fd;                   /* /proc/PID, O_PATH; owned */
 	uint32_t files_id;             /* id of its IMAGE_FDINFO records: its descriptor table; the PID of who has it first */
 	uint32_t fs_id;                /* the same of its place in the file system */
-	uint32_t vm_id;                /* and of its memory */
+	uint32_t vm_id;                /* and of its memory: its own PID unless it shares that of another */
+	uint32_t sighand_id;           /* and of its signal handlers */
+	size_t order;                  /* its place in the list of processes; found with these ids */
 	unsigned level;                /* image/tree.h; as the next, set with its records */
 	bool fresh;                    /* its memory does not begin as a copy of its parent's on the target */
 	bool reads_direct;             /* has had a file open with O_DIRECT when its descriptors were last collected */
@@ -121,6 +123,7 @@ struct dump_context {
 	struct pidmap zombie_pids;          /* which PIDs are in there; owned */
 	struct pidmap reaches;              /* session.c: of numbers that have no process in the tree; owned */
 	struct image_tree tree;             /* processes and zombies as the last records have them; owned */
+	bool shares_memory;                 /* some processes have one address space */
 	struct image_set *images;           /* where records go during a call; borrowed, NULL between calls */
 	struct image_blockers blockers;     /* found so far, owned */
 	struct timens_offsets clocks;       /* of the tree, against the machine's; as of the last refresh */
@@ -151,6 +154,10 @@ int dump_context_refresh(struct dump_context *ctx, struct error *error);
 
 /* NULL when the tree has no such process. */
 struct dump_process *dump_context_find(const struct dump_context *ctx, pid_t pid);
+/* Whose memory the process has: the first one of those that share it, mostly itself. */
+struct dump_process *dump_process_owner(const struct dump_context *ctx, struct dump_process *process);
+/* The next one in the list with the same memory, or NULL; from the owner on these are all. */
+struct dump_process *dump_process_next_sharer(const struct dump_context *ctx, const struct dump_process *process);
 
 /*
  * Looks at the running tree. Returns 0 also when ctx->blockers has entries. Records: those of dump_layout(), creds,

@@ -391,9 +391,27 @@ static int mm_build(struct mm_builder *builder, const struct dump_process_facts 
 	return mm_numbers(builder, facts, error);
 }
 
+/* One that shares memory has the same records as its owner, who comes first. */
+static int copy_records(struct dump_context *ctx, const struct dump_process *owner, const struct dump_process *process,
+			struct error *error)
+{
+	static const enum image_type types[] = { IMAGE_MM, IMAGE_MM_EXTRA };
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < 2; i++) {
+		const struct image_record *record = image_set_find(ctx->images, types[i], (uint32_t)owner->pid);
+
+		if (!record)
+			return error_set(error, -ESRCH, "PID %d, whose memory PID %d has, is gone", owner->pid, process->pid);
+		r = image_set_add_bytes(ctx->images, types[i], (uint32_t)process->pid, record->data, record->size, error);
+	}
+	return r;
+}
+
 int dump_mm(struct dump_context *ctx, struct dump_process *process, const struct dump_process_facts *facts,
 	    struct error *error)
 {
+	const struct dump_process *owner = dump_process_owner(ctx, process);
 	struct mm_builder builder = {
 		.ctx = ctx,
 		.process = process,
@@ -402,6 +420,8 @@ int dump_mm(struct dump_context *ctx, struct dump_process *process, const struct
 	};
 	int r;
 
+	if (owner != process)
+		return copy_records(ctx, owner, process, error);
 	r = dump_mm_flags_update(process, facts != NULL, error);
 	if (r == 0)
 		r = mm_build(&builder, facts, error);

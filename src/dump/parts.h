@@ -93,8 +93,14 @@ pid_t dump_session_of(const struct dump_context *ctx, const struct procfs_stat *
 pid_t dump_group_of(const struct dump_context *ctx, const struct procfs_stat *stat);
 bool dump_session_reaches_outside(const struct dump_context *ctx, pid_t session);
 
-/* sharing.c: what processes share, into files_id, fs_id and vm_id; blockers, also for threads that do not share. */
+/*
+ * sharing.c: what processes share, into files_id, fs_id, vm_id and sighand_id; when ctx->tree is planned, blockers for what
+ * cannot be shared again. Blockers for threads that do not share.
+ */
 int dump_sharing_read(struct dump_context *ctx, struct error *error);
+void dump_sharing_check(struct dump_context *ctx);
+/* Blockers for processes outside of the tree that have memory of it; looks at all of /proc, some us a process. */
+int dump_sharing_outside(struct dump_context *ctx, struct error *error);
 void dump_sharing_threads(struct dump_context *ctx, const struct dump_process *process);
 
 /* tree-record.c: IMAGE_PSTREE of all processes and zombies, IMAGE_IDS of processes, IMAGE_CORE of zombies; ctx->tree. */
@@ -225,7 +231,7 @@ int dump_setting_locks(struct dump_context *ctx, const struct dump_process *proc
 int dump_xstate(const struct image_xsave_layout *layout, struct tracee_thread *thread, struct dump_arena *arena,
 		X86Fpu *fpu, ThreadExtra *extra, struct error *error);
 
-/* mm.c: IMAGE_MM and IMAGE_MM_EXTRA. `facts` is NULL while the process runs. */
+/* mm.c: IMAGE_MM and IMAGE_MM_EXTRA; after those of the owner of the memory. `facts` is NULL while the process runs. */
 int dump_mm(struct dump_context *ctx, struct dump_process *process, const struct dump_process_facts *facts,
 	    struct error *error);
 

@@ -58,7 +58,8 @@ static int process_record(struct dump_context *ctx, struct dump_process *process
 	r = image_set_add(ctx->images, IMAGE_PSTREE, 0, &message.base, error);
 	if (r < 0)
 		return r;
-	ids.vm_id = ids.sighand_id = process->vm_id;
+	ids.vm_id = process->vm_id;
+	ids.sighand_id = process->sighand_id;
 	ids.files_id = process->files_id;
 	ids.fs_id = process->fs_id;
 	return image_set_add(ctx->images, IMAGE_IDS, (uint32_t)process->pid, &ids.base, error);
@@ -98,10 +99,11 @@ static int zombie_record(struct dump_context *ctx, const struct dump_zombie *zom
 
 /* ---- all of them */
 
-static int plan_add(struct dump_context *ctx, pid_t pid, const struct procfs_stat *stat)
+/* `memory` is 0 for one that has ended. */
+static int plan_add(struct dump_context *ctx, pid_t pid, const struct procfs_stat *stat, uint32_t memory)
 {
 	struct image_tree_process process = { .pid = pid, .ppid = pid == ctx->root ? 0 : stat->ppid,
-					      .sid = dump_session_of(ctx, stat) };
+					      .sid = dump_session_of(ctx, stat), .memory = memory };
 
 	return array_append(&ctx->tree.processes, process);
 }
@@ -115,20 +117,22 @@ static int plan(struct dump_context *ctx, struct error *error)
 	array_clear(&ctx->tree.processes);
 	array_for_each(process, &ctx->processes)
 		if (r == 0)
-			r = plan_add(ctx, (*process)->pid, &(*process)->stat);
+			r = plan_add(ctx, (*process)->pid, &(*process)->stat, (*process)->vm_id);
 	array_for_each(zombie, &ctx->zombies)
 		if (r == 0)
-			r = plan_add(ctx, zombie->pid, &zombie->stat);
+			r = plan_add(ctx, zombie->pid, &zombie->stat, 0);
 	if (r < 0)
 		return error_set_errno(error, r, "cannot list the processes");
 	r = image_tree_plan(&ctx->tree, &why);
 	/* One was given to another parent between two looks. */
 	if (r == -EPROTO)
 		return error_set(error, -ESRCH, "%s", why.message);
-	if (r == -EINVAL) {
+	if (r == -EINVAL)
 		dump_refuse(ctx, ctx->root, "session", IMAGE_KIND_SESSION_TANGLED, "%s", why.message);
+	if (r == -EXDEV)
+		dump_refuse(ctx, ctx->root, "process", IMAGE_KIND_MEMORY_TANGLED, "%s", why.message);
+	if (r == -EINVAL || r == -EXDEV)
 		return 0;
-	}
 	return r < 0 ? error_set(error, r, "%s", error_text(&why, r)) : 0;
 }
 
@@ -139,13 +143,15 @@ int dump_tree_records(struct dump_context *ctx, bool frozen, struct error *error
 	if (r == 0)
 		r = dump_ptys_find(ctx, !frozen, error);
 	if (r == 0)
+		r = dump_sharing_read(ctx, error);
+	if (r == 0)
 		r = plan(ctx, error);
 	for (size_t i = 0; r == 0 && i < ctx->processes.count; i++) {
 		ctx->processes.items[i]->level = ctx->tree.processes.items[i].level;
 		ctx->processes.items[i]->fresh = ctx->tree.processes.items[i].fresh;
 	}
 	if (r == 0)
-		r = dump_sharing_read(ctx, error);
+		dump_sharing_check(ctx);
 	for (size_t i = 0; r == 0 && i < ctx->processes.count; i++)
 		r = process_record(ctx, ctx->processes.items[i], error);
 	/* -ESRCH: it was waited for meanwhile, so the tree was running; who looks at a running one looks again. */

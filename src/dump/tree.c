@@ -106,7 +106,7 @@ static int process_new(pid_t pid, struct dump_process **ret, struct error *error
 	if (!process)
 		return error_set_errno(error, -ENOMEM, "cannot keep PID %d", pid);
 	process->pid = pid;
-	process->files_id = process->fs_id = process->vm_id = (uint32_t)pid;
+	process->files_id = process->fs_id = process->vm_id = process->sighand_id = (uint32_t)pid;
 	process->proc_fd = -1;
 	process->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	if (process->pidfd < 0)

@@ -250,6 +250,50 @@ static int find_births(struct image_tree *tree, struct error *error)
 	return r;
 }
 
+/*
+ * The first process with that memory. Its PID is the id, but in images of other programs, where that is any number: there all
+ * that came before are looked at.
+ */
+static size_t find_owner(const struct image_tree *tree, size_t index)
+{
+	uint32_t memory = tree->processes.items[index].memory;
+	size_t named = memory <= INT32_MAX ? image_tree_find(tree, (pid_t)memory) : IMAGE_TREE_NONE;
+
+	if (!memory || named == index)
+		return index;
+	if (named < index && tree->processes.items[named].memory == memory)
+		return named;
+	for (size_t i = 0; i < index; i++)
+		if (tree->processes.items[i].memory == memory)
+			return i;
+	return index;
+}
+
+/* Who shares memory is cloned by one that has it, in the session that this one is in: helpers share with nobody. */
+static int find_makers(struct image_tree *tree, struct error *error)
+{
+	for (size_t i = 0; i < tree->processes.count; i++) {
+		struct image_tree_process *process = &tree->processes.items[i];
+		const struct image_tree_process *owner;
+
+		process->owner = find_owner(tree, i);
+		process->maker = process->parent;
+		if (process->owner == i)
+			continue;
+		owner = &tree->processes.items[process->owner];
+		if (tree->processes.items[process->parent].owner != process->owner) {
+			process->maker = process->owner;
+			if (owner->parent != process->parent || owner->sid != process->birth)
+				return error_set(error, -EXDEV, "PID %d shares the memory of PID %d, to which it cannot have "
+						 "come", process->pid, owner->pid);
+		}
+		if (process->fresh)
+			return error_set(error, -EXDEV, "PID %d shares the memory of PID %d, and is in a session that its "
+					 "parent is not in any more", process->pid, owner->pid);
+	}
+	return 0;
+}
+
 /* Whoever a process needs besides its parent may come later in the list: until nothing changes. */
 static int find_levels(struct image_tree *tree, struct error *error)
 {
@@ -294,6 +338,8 @@ int image_tree_plan(struct image_tree *tree, struct error *error)
 	if (r == 0)
 		r = find_births(tree, error);
 	if (r == 0)
+		r = find_makers(tree, error);
+	if (r == 0)
 		r = find_levels(tree, error);
 	return r;
 }
@@ -315,6 +361,8 @@ static bool can_stay(const struct image_tree *before, const struct image_tree *n
 	if (at == IMAGE_TREE_NONE || (process->parent != IMAGE_TREE_NONE && !keep[process->parent]))
 		return false;
 	old = &before->processes.items[at];
+	if (before->processes.items[old->owner].pid != now->processes.items[process->owner].pid || !keep[process->owner])
+		return false;
 	if (old->ppid != process->ppid || (old->sid != process->sid && process->sid != process->pid))
 		return false;
 	return !is_made_anew(before, now, keep, old->sid) && !is_made_anew(before, now, keep, old->birth);

@@ -261,13 +261,27 @@ static int add_space(struct lazy *lazy, pid_t pid, const struct extents *extents
 	return 0;
 }
 
+int lazy_add_sharer(struct lazy *lazy, const struct tracee_process *shell, struct error *error)
+{
+	_cleanup_fd_ int pidfd = fcntl(shell->pidfd, F_DUPFD_CLOEXEC, 0);
+	int r;
+
+	if (pidfd < 0)
+		return error_set_errno(error, -errno, "PID %d: pidfd", shell->pid);
+	r = lazy_victim_add(lazy, shell->pid, pidfd);
+	if (r < 0)
+		return error_set(error, r, "no memory for PID %d", shell->pid);
+	steal_fd(&pidfd);
+	return 0;
+}
+
 int lazy_add(struct lazy *lazy, struct tracee_process *shell, const struct lazy_run *missing, size_t count,
 	     const struct procfs_maps *maps, int64_t deadline, struct error *error)
 {
 	_cleanup_(procfs_maps_deinit) struct procfs_maps own_maps = { .items = NULL };
 	_cleanup_free_ struct lazy_run *runs = NULL;
 	struct extents extents = { .items = NULL };
-	_cleanup_fd_ int fd = -1, pidfd = -1;
+	_cleanup_fd_ int fd = -1;
 	int r;
 
 	if (count == 0)
@@ -284,15 +298,10 @@ int lazy_add(struct lazy *lazy, struct tracee_process *shell, const struct lazy_
 	}
 	if (r == 0)
 		r = lazy_userfault_take(shell, lazy->features, deadline, &fd, error);
+	if (r == 0)
+		r = lazy_add_sharer(lazy, shell, error);
 	if (r < 0)
 		return r;
-	pidfd = fcntl(shell->pidfd, F_DUPFD_CLOEXEC, 0);
-	if (pidfd < 0)
-		return error_set_errno(error, -errno, "PID %d: pidfd", shell->pid);
-	r = lazy_victim_add(lazy, shell->pid, pidfd);
-	if (r < 0)
-		return error_set(error, r, "no memory for PID %d", shell->pid);
-	steal_fd(&pidfd);
 	r = register_mappings(fd, shell->pid, maps, runs, count, &extents, error);
 	if (r == 0)
 		r = add_space(lazy, shell->pid, &extents, runs, count, fd, error);

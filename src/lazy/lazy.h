@@ -84,6 +84,12 @@ int lazy_add(struct lazy *lazy, struct tracee_process *shell, const struct lazy_
 	     const struct procfs_maps *maps, int64_t deadline, struct error *error);
 
 /*
+ * Another shell has the memory of one that was added (CLONE_VM): it, too, ends before missing pages would turn into zeros.
+ * -ENOMEM, or what duplicating its pidfd gives.
+ */
+int lazy_add_sharer(struct lazy *lazy, const struct tracee_process *shell, struct error *error);
+
+/*
  * Puts pages into all processes that still miss them; ignores the rest (duplicates, pages nobody misses, unknown PIDs).
  * `data` is pages * 4096 bytes, or NULL: they are zero. Blocks while a process changes its memory map and
  * lazy_run_faults() has not taken note of it (forever if nobody runs it and the process runs), and for as long as the

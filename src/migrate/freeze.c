@@ -31,8 +31,7 @@ static int read_stopped(void *context, uint64_t address, void *data, size_t size
 	return tracee_process_read(context, address, data, size, NULL);
 }
 
-/* Pages that cannot come later. */
-static int note_urgent(struct source *source, struct pageset *urgent, struct tracee_process *process, struct error *error)
+static int note_threads(struct source *source, struct pageset *urgent, struct tracee_process *process, struct error *error)
 {
 	array_for_each(thread, &process->threads) {
 		const struct image_record *record = image_set_find(source->images, IMAGE_CORE, (uint32_t)(*thread)->tid);
@@ -45,6 +44,21 @@ static int note_urgent(struct source *source, struct pageset *urgent, struct tra
 			return error_set(error, -ENOMEM, "out of memory");
 	}
 	return 0;
+}
+
+/* Pages that cannot come later: of all that have that memory. */
+static int note_urgent(struct source *source, struct pageset *urgent, pid_t owner, struct error *error)
+{
+	const struct dump_process *process = dump_context_find(source->dump, owner);
+	int r = 0;
+
+	for (; r == 0 && process; process = dump_process_next_sharer(source->dump, process)) {
+		struct tracee_process *tracee = tracee_tree_find(source->stopped, process->pid);
+
+		if (tracee)
+			r = note_threads(source, urgent, tracee, error);
+	}
+	return r;
 }
 
 /* Whether pages of the mapping may come after the switch; it ends at `ret_end`. */
@@ -139,15 +153,14 @@ static int split_jobs(struct split *split, const struct source_jobs *jobs, struc
 	split->budget = budget_pages(source, jobs->pages);
 	for (size_t i = 0; r == 0 && i < jobs->list.count;) {
 		pid_t pid = jobs->list.items[i].pid;
-		struct tracee_process *process = pid ? tracee_tree_find(source->stopped, pid) : NULL;
 		const struct image_record *record = image_set_find(source->images, IMAGE_MM, (uint32_t)pid);
 		_cleanup_message_ AddressSpace *mm = NULL;
 		struct pageset urgent = { 0 };
 
 		if (pid && record)
 			r = image_unpack(record, address_space, &mm, error);
-		if (r == 0 && process && split->budget < jobs->pages)
-			r = note_urgent(source, &urgent, process, error);
+		if (r == 0 && pid && split->budget < jobs->pages)
+			r = note_urgent(source, &urgent, pid, error);
 		for (; r == 0 && i < jobs->list.count && jobs->list.items[i].pid == pid; i++)
 			r = split_job(split, mm, &urgent, &jobs->list.items[i]);
 		pageset_deinit(&urgent);
@@ -251,8 +264,7 @@ static void inherit_late(struct source *source)
 		return;
 	array_for_each(place, &source->memory) {
 		struct source_memory *memory = *place;
-		const struct dump_process *process = dump_context_find(source->dump, memory->pid);
-		struct source_memory *parent = process && !process->fresh ? memory_find(source, process->stat.ppid) : NULL;
+		struct source_memory *parent = memory_of_parent(source, memory);
 
 		if (memory->track || !parent || memory->held.chunks.count)
 			continue;

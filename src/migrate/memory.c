@@ -2,7 +2,8 @@
 /*
  * The memory of the tree: which pages were written since the last look, and which the target holds.
  *
- * Each process has a track (track.h) and the set of pages that the target has content for ("held"). A scan turns written
+ * Each address space has a track (track.h) and the set of pages that the target has content for ("held"); of processes that
+ * share one (CLONE_VM), the first stands for all. A scan turns written
  * pages into jobs; at the freeze, held pages that have no content any more become drops. A child that the target makes
  * as a copy of its parent starts with what its parent's copy held: its pages that are the very same ones as its parent's
  * (same frame, not written since the parent's last scan) are not sent, and stay shared there.
@@ -34,6 +35,14 @@
 struct source_memory *memory_find(struct source *source, pid_t pid)
 {
 	return pidmap_get(&source->memory_by_pid, (uint32_t)pid);
+}
+
+struct source_memory *memory_of_parent(struct source *source, const struct source_memory *memory)
+{
+	const struct dump_process *process = dump_context_find(source->dump, memory->pid);
+	struct dump_process *parent = process && !process->fresh ? dump_context_find(source->dump, process->stat.ppid) : NULL;
+
+	return parent ? memory_find(source, dump_process_owner(source->dump, parent)->pid) : NULL;
 }
 
 bool memory_is_gone(pid_t pid)
@@ -198,13 +207,18 @@ int memory_refresh(struct source *source, struct error *error)
 {
 	int r;
 
-	array_for_each(memory, &source->memory)
-		(*memory)->seen = dump_context_find(source->dump, (*memory)->pid) != NULL;
+	array_for_each(memory, &source->memory) {
+		struct dump_process *process = dump_context_find(source->dump, (*memory)->pid);
+
+		(*memory)->seen = process && dump_process_owner(source->dump, process) == process;
+	}
 	r = forget_made_anew(source, error);
 	free_unseen(source);
 	array_for_each(process, &source->dump->processes) {
 		struct source_memory *memory = memory_find(source, (*process)->pid);
 
+		if (dump_process_owner(source->dump, *process) != *process)
+			continue;
 		if (!memory && r == 0) {
 			r = add(source, *process, error);
 			memory = memory_find(source, (*process)->pid);
@@ -465,12 +479,13 @@ static void forget_unmapped(struct source_memory *memory, const AddressSpace *mm
 	}
 }
 
-/* A child between vfork and execve writes here without being one of the threads. */
-static bool is_shared(pid_t pid)
+/* A child between vfork and execve, or one that shares the memory for longer, writes here without being one of the threads. */
+static bool is_shared(const struct source *source, pid_t pid)
 {
 	struct procfs_pids children = { .items = NULL };
 	bool shared = procfs_read_children(pid, &children, NULL) < 0;
 
+	shared |= dump_process_next_sharer(source->dump, dump_context_find(source->dump, pid)) != NULL;
 	array_for_each(child, &children)
 		shared |= syscall(SYS_kcmp, pid, *child, KCMP_VM, 0, 0) == 0;
 	array_deinit(&children);
@@ -491,7 +506,7 @@ static int update_track(struct source *source, struct source_memory *memory, con
 		return track_update(memory->track, maps, source->stopped ? TRACK_STOPPED : 0, error);
 	r = procfs_read_maps(memory->pid, &now, error);
 	if (r == 0)
-		r = track_update(memory->track, &now, is_shared(memory->pid) ? 0 : TRACK_STOPPED, error);
+		r = track_update(memory->track, &now, is_shared(source, memory->pid) ? 0 : TRACK_STOPPED, error);
 	tracee_process_release(process);
 	procfs_maps_deinit(&now);
 	return r;
@@ -516,12 +531,17 @@ static int follow(struct source *source, struct source_memory *memory, const str
 	return r < 0 ? r : track_update(memory->track, maps, frozen ? TRACK_STOPPED : 0, error);
 }
 
-static void note_reads(struct source_memory *memory, const struct dump_process *process)
+static void note_reads(const struct source *source, struct source_memory *memory, const struct dump_process *process)
 {
+	bool reads_direct = false, pins = false;
+
+	for (; process; process = dump_process_next_sharer(source->dump, process)) {
+		reads_direct |= process->reads_direct;
+		pins |= process->pins;
+	}
 	/* What was opened since the preflight has been read from in earlier rounds, too. */
-	memory->untrusted = memory->track && (memory->untrusted || process->pins ||
-					      (process->reads_direct && !memory->reads_direct));
-	memory->reads_direct = process->reads_direct;
+	memory->untrusted = memory->track && (memory->untrusted || pins || (reads_direct && !memory->reads_direct));
+	memory->reads_direct = reads_direct;
 }
 
 /*
@@ -555,7 +575,7 @@ static int scan_process(struct source *source, struct source_memory *memory, boo
 		return error_set(error, -ESRCH, "PID %d is gone", memory->pid);
 	r = image_unpack(record, address_space, &mm, error);
 	if (r == 0)
-		note_reads(memory, process);
+		note_reads(source, memory, process);
 	if (r == 0)
 		r = follow(source, memory, &process->maps, frozen, error);
 	if (r < 0)
@@ -563,7 +583,7 @@ static int scan_process(struct source *source, struct source_memory *memory, boo
 	forget_unmapped(memory, mm);
 	array_clear(&memory->fresh.chunks);
 	if (memory->inherits)
-		scan.parent = memory_find(source, process->stat.ppid);
+		scan.parent = memory_of_parent(source, memory);
 	r = backings_set(&backings, mm);
 	scan.backings = &backings;
 	r = r < 0 ? error_set(error, r, "out of memory") : stop_reads(source, process, &held_up, error);

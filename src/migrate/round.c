@@ -27,8 +27,7 @@ static int inherit(struct source *source, unsigned depth, struct error *error)
 		return 0;
 	array_for_each(place, &source->memory) {
 		struct source_memory *memory = *place;
-		const struct dump_process *process = dump_context_find(source->dump, memory->pid);
-		struct source_memory *parent = process && !process->fresh ? memory_find(source, process->stat.ppid) : NULL;
+		struct source_memory *parent = memory_of_parent(source, memory);
 
 		if (memory->track || !parent || memory->depth > depth || memory->held.chunks.count)
 			continue;

@@ -53,9 +53,9 @@ struct source_jobs {
 	uint64_t pages; /* sum, without zero ones */
 };
 
-/* The memory of one process, as tracked and as the target has it. */
+/* The memory of one process, or of several that share it, as tracked and as the target has it. */
 struct source_memory {
-	pid_t pid;
+	pid_t pid;              /* of the first one that has it */
 	unsigned depth;         /* below the root */
 	struct track *track;    /* owned */
 	struct pageset held;    /* pages with content that the target has */
@@ -188,6 +188,8 @@ int source_preflight(struct source *source, struct error *error);
 /* memory.c */
 int memory_refresh(struct source *source, struct error *error);
 struct source_memory *memory_find(struct source *source, pid_t pid);
+/* That of the process's parent, if its own begins as a copy of that on the target; NULL otherwise. */
+struct source_memory *memory_of_parent(struct source *source, const struct source_memory *memory);
 /* It has ended, or is a zombie. */
 bool memory_is_gone(pid_t pid);
 void memory_free(struct source *source);

@@ -26,6 +26,9 @@ static int add_missing(struct session *session, const session_ranges *missing, s
 		session->missing += missing->items[i].pages;
 	}
 	r = lazy_add(session->lazy, process->tracee, runs, end - first, NULL, session->tree->deadline, error);
+	array_for_each(sharer, &session->tree->processes)
+		if (r == 0 && (*sharer)->owner == process)
+			r = lazy_add_sharer(session->lazy, (*sharer)->tracee, error);
 	free(runs);
 	return r;
 }

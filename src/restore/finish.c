@@ -13,12 +13,13 @@
 
 typedef int (*process_part)(struct restore_tree *tree, struct restore_process *process, struct error *error);
 
-static int for_each_process(struct restore_tree *tree, process_part part, struct error *error)
+/* With `memories`, only those that have their own: others share it. */
+static int for_each_process(struct restore_tree *tree, process_part part, bool memories, struct error *error)
 {
 	int r = 0;
 
 	array_for_each(process, &tree->processes) {
-		r = part(tree, *process, error);
+		r = memories && (*process)->owner ? 0 : part(tree, *process, error);
 		if (r < 0)
 			return error_wrap(error, r, "cannot restore PID %d", (*process)->pid);
 	}
@@ -32,14 +33,14 @@ static int finish_process(struct restore_tree *tree, struct restore_process *pro
 
 int restore_finish(struct restore_tree *tree, struct error *error)
 {
-	static const process_part before_files[] = { restore_mm_numbers, restore_aio, restore_mm_attributes,
+	static const process_part of_memory[] = { restore_mm_numbers, restore_aio, restore_mm_attributes,
 						     restore_mm_locks };
 	static const process_part after_files[] = { restore_stop, restore_shell_flush_signals, restore_process_apply,
 						    restore_threads_apply, restore_process_last, finish_process };
 	int r = 0;
 
-	for (size_t i = 0; r == 0 && i < sizeof(before_files) / sizeof(before_files[0]); i++)
-		r = for_each_process(tree, before_files[i], error);
+	for (size_t i = 0; r == 0 && i < sizeof(of_memory) / sizeof(of_memory[0]); i++)
+		r = for_each_process(tree, of_memory[i], true, error);
 	/* Groups before files: the owner of a descriptor's signals may be one. */
 	if (r == 0)
 		r = restore_layout_groups(tree, error);
@@ -60,6 +61,6 @@ int restore_finish(struct restore_tree *tree, struct error *error)
 	if (r == 0)
 		r = restore_ptys_finish(tree, error);
 	for (size_t i = 0; r == 0 && i < sizeof(after_files) / sizeof(after_files[0]); i++)
-		r = for_each_process(tree, after_files[i], error);
+		r = for_each_process(tree, after_files[i], false, error);
 	return r;
 }

@@ -2,7 +2,8 @@
 /*
  * Processes and threads as the newest IMAGE_PSTREE wants them: what cannot stay where it is ends first, since its number
  * may have a new owner; then processes are made, by the steps of tree-plan.c; then threads. A process that has ended on the
- * source is kept in a list of its own (zombie.c): a shell that shares its maker's memory, or what it was before.
+ * source is kept in a list of its own (zombie.c): a shell that shares its maker's memory, or what it was before. Likewise a
+ * process that shares memory on the source: its shell is a clone with CLONE_VM, and made anew when that changes.
  */
 #include <errno.h>
 #include <linux/sched.h>
@@ -228,12 +229,29 @@ static int process_new(const struct layout *layout, size_t index, struct restore
 	process->created = true;
 	process->fresh = wanted->fresh;
 	process->parent = wanted->parent == IMAGE_TREE_NONE ? NULL : layout->made[wanted->parent];
+	process->maker = wanted->maker == IMAGE_TREE_NONE ? NULL : layout->made[wanted->maker];
+	process->owner = wanted->owner == index ? NULL : layout->made[wanted->owner];
 	r = restore_sharing_begin(layout->tree, process, error);
 	if (r < 0) {
 		process_free(process);
 		return r;
 	}
 	*ret = process;
+	return 0;
+}
+
+/* The signal of its end: one that begins as a sibling of its maker has that of its maker. */
+static int exit_signal_of(const struct layout *layout, const struct restore_process *process, const TreeProcess *message,
+			  int *ret, struct error *error)
+{
+	int wanted = message->has_exit_signal ? (int)message->exit_signal : SIGCHLD;
+	const TreeProcess *maker = process->maker == process->parent ? NULL :
+							restore_wanted_find(&layout->wanted, process->maker->pid);
+
+	*ret = maker ? 0 : wanted;
+	if (maker && (maker->has_exit_signal ? (int)maker->exit_signal : SIGCHLD) != wanted)
+		return error_set(error, -EINVAL, "PID %d cannot end with another signal than PID %d, whose memory it shares",
+				 process->pid, process->maker->pid);
 	return 0;
 }
 
@@ -244,16 +262,20 @@ static int clone_process(struct layout *layout, size_t index, struct tracee_proc
 	bool zombie = restore_wanted_is_zombie(layout->tree, message);
 	struct restore_process *process;
 	int r = process_new(layout, index, &process, error);
+	int exit_signal = 0;
+	unsigned flags;
 
 	if (r < 0)
 		return r;
-	r = tracee_process_clone(by->threads.items[0], process->pid, zombie ? CLONE_VM : process->shares,
-				 message->has_exit_signal ? (int)message->exit_signal : SIGCHLD, layout->tree->deadline,
-				 &process->tracee, error);
+	r = exit_signal_of(layout, process, message, &exit_signal, error);
+	flags = (zombie ? CLONE_VM : process->shares) | (process->maker == process->parent ? 0 : CLONE_PARENT);
+	if (r == 0)
+		r = tracee_process_clone(by->threads.items[0], process->pid, flags, exit_signal, layout->tree->deadline,
+					 &process->tracee, error);
 	if (r == 0 && process->parent)
 		process->tracee->parent = process->parent->tracee;
-	if (r == 0 && !zombie)
-		r = restore_mm_new(process, process->fresh ? NULL : process->parent->mm, error);
+	if (r == 0 && !zombie && !process->owner)
+		r = restore_mm_new(layout->tree, process, error);
 	if (r == 0)
 		r = note_process(layout, index, process, error);
 	if (r < 0) {
@@ -273,7 +295,7 @@ static int create_root(struct layout *layout, struct error *error)
 		return r;
 	r = restore_shell_create(layout->tree, message, &process->tracee, error);
 	if (r == 0)
-		r = restore_mm_new(process, NULL, error);
+		r = restore_mm_new(layout->tree, process, error);
 	if (r == 0)
 		r = note_process(layout, 0, process, error);
 	if (r < 0) {
@@ -414,6 +436,19 @@ static int create_threads(struct restore_tree *tree, struct restore_process *pro
 	return r;
 }
 
+/* Remote areas of those that are guests in another one's memory would be in the way of what is mapped there. */
+static int leave_memories(struct restore_tree *tree, struct error *error)
+{
+	restore_process_list *lists[] = { &tree->processes, &tree->zombies };
+	int r = 0;
+
+	for (size_t i = 0; i < 2; i++)
+		array_for_each(process, lists[i])
+			if (r == 0 && (i == 1 || (*process)->owner) && (*process)->tracee)
+				r = tracee_process_unmap_area((*process)->tracee, tree->deadline, error);
+	return r;
+}
+
 static int layout_apply(struct layout *layout, struct error *error)
 {
 	struct restore_tree *tree = layout->tree;
@@ -441,7 +476,7 @@ static int layout_apply(struct layout *layout, struct error *error)
 	array_for_each(process, &tree->processes)
 		if (r == 0)
 			r = create_threads(tree, *process, restore_wanted_find(&layout->wanted, (*process)->pid), error);
-	return r;
+	return r < 0 ? r : leave_memories(tree, error);
 }
 
 int restore_layout_processes(struct restore_tree *tree, struct error *error)

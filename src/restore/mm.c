@@ -80,8 +80,46 @@ static int copy_now(struct restore_mm *mm, const struct restore_mm *parent)
 	return r;
 }
 
-int restore_mm_new(struct restore_process *process, const struct restore_mm *parent, struct error *error)
+static struct restore_segment area_segment(const struct tracee_process *tracee)
 {
+	return (struct restore_segment){
+		.start = tracee->area_address,
+		.end = tracee->area_address + tracee->area_size,
+	};
+}
+
+static const struct restore_process *owner_of(const struct restore_process *process)
+{
+	return process->owner ? process->owner : process;
+}
+
+/*
+ * Where several processes have the parent's memory, each has a remote area there; all but the parent's are nobody's in the
+ * copy.
+ */
+static int copy_areas(const struct restore_tree *tree, struct restore_mm *mm, const struct restore_process *parent)
+{
+	array_for_each(place, &tree->processes) {
+		const struct restore_process *other = *place;
+		struct restore_segment area;
+		size_t at = 0;
+
+		if (other == parent || owner_of(other) != owner_of(parent) || !other->tracee->area_size)
+			continue;
+		area = area_segment(other->tracee);
+		if (array_append(&mm->now, area) < 0)
+			return -ENOMEM;
+		while (mm->now.items[at].start < area.start)
+			at++;
+		memmove(mm->now.items + at + 1, mm->now.items + at, (mm->now.count - 1 - at) * sizeof(area));
+		mm->now.items[at] = area;
+	}
+	return 0;
+}
+
+int restore_mm_new(struct restore_tree *tree, struct restore_process *process, struct error *error)
+{
+	const struct restore_process *parent = process->fresh ? NULL : process->parent;
 	int r;
 
 	process->mm = calloc(1, sizeof(*process->mm));
@@ -89,7 +127,9 @@ int restore_mm_new(struct restore_process *process, const struct restore_mm *par
 		return error_set_errno(error, -ENOMEM, "cannot note the layout of PID %d", process->pid);
 	if (!parent)
 		return read_now(process, process->mm, error);
-	r = copy_now(process->mm, parent);
+	r = copy_now(process->mm, owner_of(parent)->mm);
+	if (r == 0)
+		r = copy_areas(tree, process->mm, parent);
 	return r < 0 ? error_set_errno(error, r, "cannot note the layout of PID %d", process->pid) : 0;
 }
 
@@ -211,14 +251,6 @@ static int run_borrow(struct restore_mm_run *run, const struct restore_segment *
 }
 
 /* ---- steps */
-
-static struct restore_segment area_segment(const struct tracee_process *tracee)
-{
-	return (struct restore_segment){
-		.start = tracee->area_address,
-		.end = tracee->area_address + tracee->area_size,
-	};
-}
 
 /* Where `size` bytes fit that neither layout has. */
 static uint64_t find_gap(const struct restore_mm_run *run, uint64_t size)

@@ -102,7 +102,8 @@ int restore_stop(struct restore_tree *tree, struct restore_process *process, str
 int restore_layout_groups(struct restore_tree *tree, struct error *error);
 
 /* mm.c */
-int restore_mm_new(struct restore_process *process, const struct restore_mm *parent, struct error *error);
+/* The layout of a shell that has just been made: a fresh one, or a copy of its parent's. */
+int restore_mm_new(struct restore_tree *tree, struct restore_process *process, struct error *error);
 void restore_mm_free(struct restore_mm *mm);
 int restore_mm_apply(struct restore_tree *tree, struct restore_process *process, struct error *error);
 /* Numbers of the address space, break and exe link: PR_SET_MM_MAP. */

@@ -229,7 +229,7 @@ int restore_process_last(struct restore_tree *tree, struct restore_process *proc
 	/* 2 (readable by root only) cannot be asked for; 0 is the nearest. */
 	tracee_batch_call(batch, SYS_prctl, PR_SET_DUMPABLE, messages.mm->dumpable == 1, 0, 0, 0);
 	restore_setting_last(batch, messages.extra);
-	r = restore_mm_seals(tree, process, batch, error);
+	r = process->owner ? 0 : restore_mm_seals(tree, process, batch, error);
 	if (r == 0) {
 		r = restore_signal_pending(process, batch, 0, messages.core->tc->signals_s, messages.core->tc->timers);
 		if (r < 0)

@@ -112,7 +112,7 @@ static int layout(struct restore_tree *tree, struct error *error)
 	if (r == 0)
 		r = restore_shared_prepare(tree, tree->images, error);
 	array_for_each(process, &tree->processes)
-		if (r == 0)
+		if (r == 0 && !(*process)->owner)
 			r = restore_mm_apply(tree, *process, error);
 	if (r == 0)
 		restore_shared_prune(tree);
@@ -137,7 +137,7 @@ int restore_tree_lock(struct restore_tree *tree, const struct image_set *images,
 
 	tree->images = images;
 	array_for_each(process, &tree->processes)
-		if (r == 0 && (r = restore_mm_attributes(tree, *process, error)) == 0)
+		if (r == 0 && !(*process)->owner && (r = restore_mm_attributes(tree, *process, error)) == 0)
 			r = restore_mm_locks(tree, *process, error);
 	tree->images = NULL;
 	return r;

@@ -81,10 +81,13 @@ struct restore_process {
 	pid_t pid;
 	struct restore_process *parent; /* NULL for the root; borrowed */
 	struct tracee_process *tracee;  /* the stopped shell; owned. tracee->mem_fd, tracee->pidfd are its descriptors */
-	struct restore_mm *mm;          /* owned */
+	struct restore_process *maker;  /* whose clone it is: its parent, or a sibling with the same memory; borrowed */
+	struct restore_process *owner;  /* of the memory that it shares (CLONE_VM); NULL: it has its own; borrowed */
+	struct restore_mm *mm;          /* owned; NULL with an owner, and for one that has ended */
 	uint32_t files_id;              /* id of its IMAGE_FDINFO records: processes with the same share a descriptor table */
 	uint32_t fs_id;                 /* the same of their place in the file system */
-	unsigned shares;                /* CLONE_FILES, CLONE_FS: it has its parent's */
+	uint32_t sighand_id;            /* and of their signal handlers */
+	unsigned shares;                /* CLONE_FILES, CLONE_FS, CLONE_VM, CLONE_SIGHAND: it has its maker's */
 	pid_t session;                  /* in which it is, with the number that the images have for it */
 	bool created;                   /* by the last restore_tree_layout(): memory is the parent's copy */
 	bool fresh;                     /* or, with this, nothing */

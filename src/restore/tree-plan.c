@@ -2,7 +2,8 @@
 /*
  * Planning in what order shells are made, and by whom. Nothing is done here: the sessions are followed in an array.
  *
- * A process is cloned by its parent where that is in the session in which the process is to be born (image/tree.h). Else a
+ * A process is cloned by its parent where that is in the session in which the process is to be born (image/tree.h), or by the
+ * sibling whose memory it shares. Else a
  * member of that session below the parent, a donor, clones a helper, the helper clones the process, and the helper ends
  * while the parent is a subreaper and nobody in between is: so the process becomes the parent's child. If the session has
  * no member, as its leader is gone, a helper with its number begins it, below the lowest process that needs it, and ends
@@ -134,13 +135,13 @@ static int make_fresh(struct planner *planner, size_t index)
 static int make(struct planner *planner, size_t index)
 {
 	const struct image_tree_process *process = &planner->wanted->processes.items[index];
-	pid_t now = planner->sessions[process->parent];
+	pid_t now = planner->sessions[process->parent], makers = planner->sessions[process->maker];
 	int r;
 
-	if (!now)
+	if (!now || !makers)
 		return 0;
-	if (now == process->birth && (process->level <= planner->depth || process->fresh)) {
-		r = clone_by(planner, index, (ssize_t)process->parent);
+	if (makers == process->birth && (process->level <= planner->depth || process->fresh)) {
+		r = clone_by(planner, index, (ssize_t)process->maker);
 		return r < 0 ? r : 1;
 	}
 	if (!process->fresh || process->level > planner->depth)

@@ -12,10 +12,25 @@ void restore_wanted_deinit(struct restore_wanted *wanted)
 	image_tree_deinit(&wanted->tree);
 }
 
-static int add(struct restore_wanted *wanted, const TreeProcess *message)
+/* That of its IMAGE_IDS. */
+static int memory_of(const struct restore_tree *tree, const TreeProcess *message, uint32_t *ret, struct error *error)
+{
+	const struct image_record *record = image_set_find(tree->images, IMAGE_IDS, message->pid);
+	_cleanup_message_ ObjectIds *ids = NULL;
+	int r;
+
+	if (!record || restore_wanted_is_zombie(tree, message))
+		return 0;
+	r = image_unpack(record, object_ids, &ids, error);
+	if (r == 0)
+		*ret = ids->vm_id;
+	return r;
+}
+
+static int add(struct restore_wanted *wanted, const TreeProcess *message, uint32_t memory)
 {
 	const struct image_tree_process process = { .pid = (pid_t)message->pid, .ppid = (pid_t)message->ppid,
-						    .sid = (pid_t)message->sid };
+						    .sid = (pid_t)message->sid, .memory = memory };
 
 	if (process.pid <= 0 || message->n_threads == 0 || message->threads[0] != message->pid)
 		return -EPROTO;
@@ -42,15 +57,21 @@ int restore_wanted_read(const struct restore_tree *tree, struct restore_wanted *
 
 	while ((record = image_set_next(tree->images, IMAGE_PSTREE, IMAGE_ANY, &cursor))) {
 		TreeProcess *message = NULL;
+		uint32_t memory = 0;
 
 		r = image_unpack(record, tree_process, &message, error);
-		if (r < 0)
+		if (r == 0)
+			r = memory_of(tree, message, &memory, error);
+		if (r < 0) {
+			if (message)
+				protobuf_c_message_free_unpacked(&message->base, NULL);
 			return r;
+		}
 		r = array_append(&wanted->processes, message);
 		if (r < 0)
 			protobuf_c_message_free_unpacked(&message->base, NULL);
 		else
-			r = add(wanted, message);
+			r = add(wanted, message, memory);
 		if (r < 0)
 			return r == -ENOMEM ? error_set_errno(error, r, "cannot list the processes") :
 					      error_set(error, r, "the list of processes is wrong");

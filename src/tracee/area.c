@@ -137,7 +137,8 @@ static int map_somewhere(struct tracee_thread *thread, uint64_t size, int64_t de
 	uint64_t address = process->own->wanted_address;
 	int r = -EEXIST;
 
-	for (int i = 0; i < ADDRESS_TRIES && r == -EEXIST; i++) {
+	/* A gap seen meanwhile may have been filled, by the area of another process that has the same memory, say. */
+	for (int i = process->own->free_end ? -1 : 0; i < ADDRESS_TRIES && r == -EEXIST; i++) {
 		if (!process->own->wanted_address) {
 			r = choose_address(process, size, i, &address, error);
 			if (r < 0)
@@ -292,6 +293,11 @@ int tracee_process_move_area(struct tracee_process *process, uint64_t address, i
 		return r;
 	process->area_address = address;
 	return 0;
+}
+
+int tracee_process_unmap_area(struct tracee_process *process, int64_t deadline, struct error *error)
+{
+	return area_unmap(process, deadline, error);
 }
 
 int tracee_process_reserve_area(struct tracee_process *process, size_t threads, size_t batch_size,

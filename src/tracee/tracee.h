@@ -367,6 +367,8 @@ void tracee_process_code_moved(struct tracee_process *process);
  */
 int tracee_process_reserve_area(struct tracee_process *process, size_t threads, size_t batch_size,
 				int64_t deadline, struct error *error);
+/* Takes the area of a shell out, until the next batch. */
+int tracee_process_unmap_area(struct tracee_process *process, int64_t deadline, struct error *error);
 /* Bytes that an area for so many threads and bytes takes. */
 uint64_t tracee_area_size(size_t threads, size_t batch_size);
 
@@ -375,7 +377,8 @@ uint64_t tracee_area_size(size_t threads, size_t batch_size);
  * registers, xstate and mask of `by` until others are set. `tid` is the wanted PID (0: any;
  * otherwise CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN; -EEXIST: taken). Flags are those of clone3
  * without exit signal. A child has a copy of the memory of `by` at that moment, remote area
- * included; with CLONE_VM it has no area, and only tracee_thread_call() can be run in it.
+ * included. With CLONE_VM it is a guest in that memory, with an area of its own from its first batch to its finish, at an
+ * address of the engine's choice, or until tracee_process_unmap_area(). With CLONE_PARENT it is a sibling of `by`.
  */
 int tracee_thread_clone(struct tracee_thread *by, pid_t tid, int64_t deadline,
 			struct tracee_thread **ret, struct error *error);

@@ -15,7 +15,7 @@ VICTIMS = [
     "listen-tcp", "listen-unix", "udp", "tree", "pty", "pty-session",
     "tcp-pairs",
     "locks", "leases", "procfiles", "epoll-far", "aio", "fanotify", "uring",
-    "tree:zombie", "sessions", "zombies", "tables", "stopped", "kinship",
+    "tree:zombie", "sessions", "zombies", "tables", "clonevm", "stopped", "kinship",
 ]
 PRIVATE = {"fanotify", "fifo", "leases", "listen-unix", "locks", "unixflight"}  # have an object in the file system that each host needs for itself
 

@@ -200,11 +200,37 @@ static int wait_for_ever(void *data)
 	return 0;
 }
 
-static void add_shared_memory(void)
+/* A child shares the memory of another one, which has left their session. */
+static void add_tangled_memory(void)
+{
+	static char stack[65536];
+	int fds[2];
+	char byte;
+
+	if (pipe(fds) < 0)
+		_exit(1);
+	if (fork() == 0) {
+		if (clone(wait_for_ever, stack + sizeof(stack), CLONE_VM | SIGCHLD, NULL) < 0 || setsid() < 0 ||
+		    write(fds[1], "", 1) != 1)
+			_exit(1);
+		wait_for_ever(NULL);
+	}
+	if (read(fds[0], &byte, 1) != 1)
+		_exit(1);
+}
+
+static int wait_for_the_end(void *data)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	return wait_for_ever(data);
+}
+
+/* A sibling, which is not in the tree. */
+static void add_shared_outside(void)
 {
 	static char stack[65536];
 
-	if (clone(wait_for_ever, stack + sizeof(stack), CLONE_VM | SIGCHLD, NULL) < 0)
+	if (clone(wait_for_the_end, stack + sizeof(stack), CLONE_VM | CLONE_PARENT | SIGCHLD, NULL) < 0)
 		_exit(1);
 }
 
@@ -271,7 +297,8 @@ static void test_blockers(void **state)
 	expect_blocker(add_namespace, "namespace", "namespace");
 	expect_blocker(add_seccomp, "process", "SECCOMP_RET_USER_NOTIF");
 	expect_blocker(add_seccomp_to_thread, "process", "SECCOMP_RET_USER_NOTIF");
-	expect_blocker(add_shared_memory, "process", "share one address space");
+	expect_blocker(add_tangled_memory, "process", "did not come from one another");
+	expect_blocker(add_shared_outside, "process", "outside of the tree has the same address space");
 	expect_blocker(add_thread_apart, "thread", "apart from its process");
 	expect_blocker(add_tangled_table, "process", "not parent and child");
 	if (access("/dev/mem", R_OK) == 0)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* deps: restore image */
 /*
- * Trees with random histories (fork, setsid, exit, subreapers) in a model of the kernel's rules are made again in another
+ * Trees with random histories (fork, clone with CLONE_VM, exec, setsid, exit, subreapers) in a model of the kernel's rules are made again in another
  * model, by the steps that are planned: at once, level by level, and on top of what was there at an earlier moment.
  */
 #include <setjmp.h>
@@ -25,6 +25,7 @@
 /* A process of either model; a number that is in use as PID or session is not given out again. */
 struct model_process {
 	pid_t pid, sid;
+	uint32_t memory; /* the same number: the same address space */
 	int parent; /* index; OUTSIDE: init */
 	bool alive, subreaper;
 	bool wanted; /* no helper */
@@ -51,13 +52,25 @@ static int model_find(const struct model *model, pid_t pid)
 
 static int model_fork(struct model *model, int parent, pid_t pid)
 {
-	struct model_process process = { .pid = pid, .sid = model->list[parent].sid, .parent = parent, .alive = true };
+	struct model_process process = { .pid = pid, .sid = model->list[parent].sid, .memory = 1000000 + (uint32_t)pid,
+					 .parent = parent, .alive = true };
 
 	assert_true(model->count < 8 * MOST);
 	for (int i = 0; i < model->count; i++)
 		assert_false(model->list[i].alive && (model->list[i].pid == pid || model->list[i].sid == pid));
 	model->list[model->count] = process;
 	return model->count++;
+}
+
+/* CLONE_VM, and CLONE_PARENT where that leads to nobody outside. */
+static int model_share(struct model *model, int maker, pid_t pid, bool sibling)
+{
+	int who = model_fork(model, maker, pid);
+
+	model->list[who].memory = model->list[maker].memory;
+	if (sibling && model->list[maker].parent != OUTSIDE)
+		model->list[who].parent = model->list[maker].parent;
+	return who;
 }
 
 static void model_exit(struct model *model, int who)
@@ -81,7 +94,7 @@ static bool is_below_root(const struct model *model, int who)
 
 /* ---- histories */
 
-static void live_on(struct model *model, uint64_t *state, int moments, pid_t *next_pid)
+static void live_on(struct model *model, uint64_t *state, int moments, bool sharing, pid_t *next_pid)
 {
 	while (moments-- > 0) {
 		int alive = 0, who = (int)dice(state, (unsigned)model->count);
@@ -90,10 +103,17 @@ static void live_on(struct model *model, uint64_t *state, int moments, pid_t *ne
 			alive += model->list[i].alive;
 		if (!model->list[who].alive)
 			continue;
-		switch (dice(state, 8)) {
+		switch (dice(state, sharing ? 12 : 8)) {
 		case 0 ... 3:
 			if (alive < MOST && model->count < 6 * MOST)
 				model_fork(model, who, (*next_pid)++);
+			break;
+		case 8 ... 9:
+			if (alive < MOST && model->count < 6 * MOST)
+				model_share(model, who, (*next_pid)++, dice(state, 4) == 0);
+			break;
+		case 10 ... 11: /* execve(2) */
+			model->list[who].memory = 2000000 + (uint32_t)(*next_pid)++;
 			break;
 		case 4:
 			model->list[who].sid = model->list[who].pid;
@@ -115,8 +135,8 @@ static void live_on(struct model *model, uint64_t *state, int moments, pid_t *ne
 static void begin(struct model *model, uint64_t *state)
 {
 	model->count = 0;
-	model->list[model->count++] = (struct model_process){ .pid = ROOT, .sid = dice(state, 2) ? ROOT : 50, .parent = OUTSIDE,
-							       .alive = true, .subreaper = dice(state, 2) };
+	model->list[model->count++] = (struct model_process){ .pid = ROOT, .sid = dice(state, 2) ? ROOT : 50, .memory = ROOT,
+							       .parent = OUTSIDE, .alive = true, .subreaper = dice(state, 2) };
 }
 
 /* Parents first; siblings in any order. */
@@ -129,7 +149,8 @@ static void take_picture(const struct model *model, uint64_t *state, struct imag
 
 		for (int i = 0; i < model->count; i++) {
 			const struct model_process *process = &model->list[(i + turn) % model->count];
-			struct image_tree_process entry = { .pid = process->pid, .sid = process->sid, .ppid = ppid };
+			struct image_tree_process entry = { .pid = process->pid, .sid = process->sid, .ppid = ppid,
+							    .memory = process->memory };
 
 			if (process->alive && (ppid ? process->parent == model_find(model, ppid) : process->parent == OUTSIDE))
 				assert_int_equal(array_append(&tree->processes, entry), 0);
@@ -152,7 +173,11 @@ static void run_step(struct model *model, const struct image_tree *tree, int *he
 	if (step->op == RESTORE_TREE_CLONE) {
 		by = index_of(model, tree, helpers, step->by);
 		assert_true(by >= 0);
-		who = model_fork(model, by, step->number ? step->number : spare++);
+		if (step->who < 0 || tree->processes.items[step->who].owner == (size_t)step->who)
+			who = model_fork(model, by, step->number ? step->number : spare++);
+		else
+			who = model_share(model, by, step->number,
+					  (size_t)step->by != tree->processes.items[step->who].parent);
 		model->list[who].wanted = step->who >= 0;
 		if (step->who < 0)
 			helpers[-step->who - 1] = who;
@@ -236,6 +261,13 @@ static void assert_same(const struct model *model, const struct image_tree *tree
 		assert_int_equal(i ? model->list[model->list[at].parent].pid : 0, process->ppid);
 		if (depth == UINT_MAX)
 			assert_int_equal(model->list[at].sid, process->sid);
+		for (size_t k = 0; k < i; k++) {
+			int other = model_find(model, tree->processes.items[k].pid);
+
+			if (other >= 0)
+				assert_int_equal(model->list[at].memory == model->list[other].memory,
+						 process->memory == tree->processes.items[k].memory);
+		}
 	}
 	assert_int_equal(alive, 0);
 }
@@ -244,7 +276,7 @@ static void begin_target(struct model *target, const struct image_tree *tree)
 {
 	target->count = 0;
 	target->list[target->count++] = (struct model_process){ .pid = ROOT, .sid = tree->processes.items[0].sid,
-								.parent = OUTSIDE, .alive = true, .wanted = true };
+								.memory = ROOT, .parent = OUTSIDE, .alive = true, .wanted = true };
 }
 
 /*
@@ -256,7 +288,14 @@ static bool plan_it(struct image_tree *tree)
 	struct error error = ERROR_INIT;
 	int r = image_tree_plan(tree, &error);
 
-	assert_true(r == 0 || r == -EINVAL);
+	assert_true(r == 0 || r == -EINVAL || r == -EXDEV);
+	if (r == -EXDEV) {
+		bool shared = false;
+
+		for (size_t i = 0; i < tree->processes.count; i++)
+			shared |= tree->processes.items[i].owner != i;
+		assert_true(shared);
+	}
 	return r == 0;
 }
 
@@ -274,7 +313,7 @@ static void test_at_once(void **context)
 		pid_t next = ROOT + 1;
 
 		begin(&source, &state);
-		live_on(&source, &state, 20 + (int)dice(&state, 300), &next);
+		live_on(&source, &state, 20 + (int)dice(&state, 300), false, &next);
 		take_picture(&source, &state, &tree);
 		if (!plan_it(&tree)) {
 			refused++;
@@ -297,6 +336,38 @@ static void test_at_once(void **context)
 	assert_true(refused < 8);
 }
 
+static void test_shared_memory(void **context)
+{
+	unsigned sharers = 0, siblings = 0, refused = 0;
+
+	(void)context;
+	for (uint64_t seed = 1; seed <= 2000; seed++) {
+		static struct model source, target;
+		struct image_tree tree = { 0 };
+		uint64_t state = seed;
+		pid_t next = ROOT + 1;
+		bool planned;
+
+		begin(&source, &state);
+		live_on(&source, &state, 10 + (int)dice(&state, 60), true, &next);
+		take_picture(&source, &state, &tree);
+		planned = plan_it(&tree);
+		refused += !planned;
+		if (planned) {
+			begin_target(&target, &tree);
+			assert_int_equal(make_level(&target, &tree, UINT_MAX), 0);
+			assert_same(&target, &tree, UINT_MAX);
+			for (size_t i = 0; i < tree.processes.count; i++) {
+				sharers += tree.processes.items[i].owner != i;
+				siblings += tree.processes.items[i].maker != tree.processes.items[i].parent;
+			}
+		}
+		image_tree_deinit(&tree);
+	}
+	print_message("%u of 2000 trees refused\n", refused);
+	assert_true(sharers > 1000 && siblings > 50 && refused < 1000);
+}
+
 static void test_level_by_level(void **context)
 {
 	(void)context;
@@ -308,7 +379,7 @@ static void test_level_by_level(void **context)
 		unsigned deepest = 0;
 
 		begin(&source, &state);
-		live_on(&source, &state, 200, &next);
+		live_on(&source, &state, 200, seed % 2, &next);
 		take_picture(&source, &state, &tree);
 		if (!plan_it(&tree)) {
 			image_tree_deinit(&tree);
@@ -341,7 +412,7 @@ static void test_on_top(void **context)
 		int r = 0;
 
 		begin(&source, &state);
-		live_on(&source, &state, 150, &next);
+		live_on(&source, &state, 150, seed % 2, &next);
 		take_picture(&source, &state, &tree);
 		r = plan_it(&tree) ? 0 : -EINVAL;
 		begin_target(&target, &tree);
@@ -353,7 +424,7 @@ static void test_on_top(void **context)
 				break;
 			assert_same(&target, &tree, UINT_MAX);
 			assert_int_equal(image_tree_copy(&tree, &before), 0);
-			live_on(&source, &state, 6, &next);
+			live_on(&source, &state, 6, seed % 2, &next);
 			take_picture(&source, &state, &tree);
 			if (!plan_it(&tree))
 				break;
@@ -421,6 +492,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_at_once),
+		cmocka_unit_test(test_shared_memory),
 		cmocka_unit_test(test_level_by_level),
 		cmocka_unit_test(test_on_top),
 		cmocka_unit_test(test_daemon),
