@@ -27,6 +27,7 @@
 #include <sys/types.h>
 
 #include "image/blockers.h"
+#include "util/parallel.h"
 #include "image/image.h"
 #include "image/kinds.h"
 #include "image/tree.h"
@@ -73,6 +74,8 @@ struct dump_tcp_mark {
 	int number;        /* under this number */
 	int reuse, inline_urgent, peek_offset; /* SO_REUSEADDR, SO_OOBINLINE; SO_PEEK_OFF, -1: none */
 };
+
+#define DUMP_TCP_MARKS PARALLEL_MAX /* so many are read at a time */
 
 /* One process of the tree. */
 struct dump_process {
@@ -132,7 +135,7 @@ struct dump_context {
 	struct net_lock *lock;              /* stops TCP connections at the freeze; borrowed, NULL: nothing does */
 	struct net_lock *kept_lock;         /* engaged likewise: one that stays when the tree is ended; borrowed, may be NULL */
 	struct freezer *freezer;            /* holds the tree while its sockets are read; borrowed, NULL: the stop is enough */
-	struct dump_tcp_mark *tcp_mark;     /* borrowed; NULL: nobody would look */
+	struct dump_tcp_mark *tcp_marks;    /* DUMP_TCP_MARKS, borrowed; NULL: nobody would look */
 	bool has_tcp;                       /* a collection has met a TCP socket */
 	bool has_connections;               /* one that was connected */
 	struct dump_files *files;           /* owned by files.c, made on first use */

@@ -334,6 +334,12 @@ void dump_memory_mounts_deinit(struct dump_memory_mounts *mounts);
  */
 int dump_socket_options(struct dump_context *ctx, int fd, int domain, int type, int protocol,
 			struct image_socket_options **ret, struct error *error);
+/*
+ * What it compares with, made once; NULL while that was not done. For those who read options in several threads: looking it
+ * up changes nothing.
+ */
+int dump_socket_reference_make(struct dump_files *files, int domain, int type, int protocol, struct error *error);
+const struct image_socket_options *dump_socket_reference(const struct dump_files *files, int domain, int type, int protocol);
 void dump_socket_options_free(struct dump_files *files);
 
 /* watched.c: what inotify and fanotify watch. */

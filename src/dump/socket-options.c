@@ -13,8 +13,7 @@
 #include "dump/file-kind.h"
 #include "util/cleanup.h"
 
-static int add_reference(struct dump_files *files, int domain, int type, int protocol,
-			 const struct image_socket_options **ret, struct error *error)
+static int add_reference(struct dump_files *files, int domain, int type, int protocol, struct error *error)
 {
 	struct dump_socket_reference reference = { .domain = domain,
 						   .type = type,
@@ -30,30 +29,28 @@ static int add_reference(struct dump_files *files, int domain, int type, int pro
 			      : error_set(error, -ENOMEM, "no memory for socket options");
 	if (r == 0 && array_append(&files->references, reference) < 0)
 		r = error_set(error, -ENOMEM, "no memory for socket options");
-	if (r < 0) {
+	if (r < 0)
 		free(reference.options);
-		return r;
-	}
-	*ret = reference.options;
-	return 0;
+	return r;
 }
 
-static int find_reference(struct dump_files *files, int domain, int type, int protocol,
-			  const struct image_socket_options **ret, struct error *error)
+const struct image_socket_options *dump_socket_reference(const struct dump_files *files, int domain, int type, int protocol)
 {
 	array_for_each (reference, &files->references)
 		if (reference->domain == domain && reference->type == type &&
-		    reference->protocol == protocol) {
-			*ret = reference->options;
-			return 0;
-		}
-	return add_reference(files, domain, type, protocol, ret, error);
+		    reference->protocol == protocol)
+			return reference->options;
+	return NULL;
+}
+
+int dump_socket_reference_make(struct dump_files *files, int domain, int type, int protocol, struct error *error)
+{
+	return dump_socket_reference(files, domain, type, protocol) ? 0 : add_reference(files, domain, type, protocol, error);
 }
 
 int dump_socket_options(struct dump_context *ctx, int fd, int domain, int type, int protocol,
 			struct image_socket_options **ret, struct error *error)
 {
-	const struct image_socket_options *reference = NULL;
 	struct dump_files *files = ctx->files;
 	int r;
 
@@ -61,11 +58,12 @@ int dump_socket_options(struct dump_context *ctx, int fd, int domain, int type, 
 		files->options = calloc(1, sizeof(*files->options));
 	if (!files->options)
 		return error_set(error, -ENOMEM, "no memory for socket options");
-	r = find_reference(files, domain, type, protocol, &reference, error);
+	r = dump_socket_reference_make(files, domain, type, protocol, error);
 	if (r < 0)
 		return r;
 	image_socket_options_deinit(files->options);
-	r = image_socket_options_read(fd, domain, type, protocol, reference, files->options, error);
+	r = image_socket_options_read(fd, domain, type, protocol, dump_socket_reference(files, domain, type, protocol),
+				      files->options, error);
 	if (r == 0)
 		*ret = files->options;
 	return r;

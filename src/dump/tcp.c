@@ -4,7 +4,7 @@
  *
  * Model. All of it is told in repair mode (tcp(7), TCP_REPAIR) only, and repair mode is not taken out of: a socket is put into
  * it, asked, and let go of, without the probe that the kernel would send otherwise. It takes some microseconds a connection;
- * who dies in between has left a mark (dump_context.tcp_mark), by which another program finds the socket.
+ * who dies in between has left a mark (dump_context.tcp_marks), by which another program finds the socket.
  *
  * Happy path, with the lock on (src/net): enter; windows, sequence numbers, clock; peek at both queues; leave; put
  * SO_REUSEADDR back. The queues are peeked at with urgent data in the line and no offset, whatever the program has set.
@@ -44,16 +44,6 @@ static int get_int(int fd, int level, int name, int *ret)
 static int set_int(int fd, int level, int name, int value)
 {
 	return setsockopt(fd, level, name, &value, sizeof(value)) < 0 ? -errno : 0;
-}
-
-/* What entering and asking changes. */
-static int remember(int fd, struct dump_tcp_mark *ret)
-{
-	int r = get_int(fd, SOL_SOCKET, SO_REUSEADDR, &ret->reuse);
-
-	if (get_int(fd, SOL_SOCKET, SO_PEEK_OFF, &ret->peek_offset) < 0)
-		ret->peek_offset = -1; /* before Linux 6.9 TCP has none */
-	return r < 0 ? r : get_int(fd, SOL_SOCKET, SO_OOBINLINE, &ret->inline_urgent);
 }
 
 static int enter(int fd, const struct dump_tcp_mark *before)
@@ -181,18 +171,19 @@ static int read_windows(int fd, TcpStream *message)
 	return r;
 }
 
-static void note_options(int fd, const struct tcp_info *info, TcpStream *message)
+static void note_options(const struct tcp_info *info, const struct image_socket_options *options, TcpStream *message)
 {
-	int value = 0;
+	int cork = image_socket_options_other(options, IPPROTO_TCP, TCP_CORK, -1);
+	int nodelay = image_socket_options_other(options, IPPROTO_TCP, TCP_NODELAY, -1);
 
 	message->opt_mask = info->tcpi_options;
 	message->snd_wscale = info->tcpi_snd_wscale;
 	message->has_rcv_wscale = true;
 	message->rcv_wscale = info->tcpi_rcv_wscale;
-	message->has_cork = get_int(fd, IPPROTO_TCP, TCP_CORK, &value) == 0;
-	message->cork = value != 0;
-	message->has_nodelay = get_int(fd, IPPROTO_TCP, TCP_NODELAY, &value) == 0;
-	message->nodelay = value != 0;
+	message->has_cork = cork >= 0;
+	message->cork = cork > 0;
+	message->has_nodelay = nodelay >= 0;
+	message->nodelay = nodelay > 0;
 }
 
 enum image_kind dump_tcp_kind(int fd)
@@ -227,24 +218,22 @@ static int read_all(int fd, bool fin_sent, TcpStream *message, struct buffer *da
 	return r;
 }
 
-int dump_tcp_read(struct dump_context *ctx, pid_t pid, int number, int fd, TcpStream *message, struct buffer *data,
-		  uint32_t *ret_state, struct error *error)
+int dump_tcp_read(struct dump_tcp_mark *mark, pid_t pid, int number, int fd, const struct tcp_info *info,
+		  const struct image_socket_options *options, TcpStream *message, struct buffer *data, struct error *error)
 {
-	struct dump_tcp_mark own = { 0 }, *mark = ctx->tcp_mark ? ctx->tcp_mark : &own;
-	struct tcp_info info = { 0 };
-	socklen_t size = sizeof(info);
-	bool fin_sent;
+	bool fin_sent = info->tcpi_state == TCP_FIN_WAIT1 || info->tcpi_state == TCP_CLOSING ||
+			info->tcpi_state == TCP_LAST_ACK;
+	struct dump_tcp_mark own;
 	int r, left;
 
-	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
-		return error_set_errno(error, -errno, "looking at a TCP connection");
-	*ret_state = info.tcpi_state;
-	fin_sent = info.tcpi_state == TCP_FIN_WAIT1 || info.tcpi_state == TCP_CLOSING || info.tcpi_state == TCP_LAST_ACK;
-	note_options(fd, &info, message);
+	if (!mark)
+		mark = &own;
+	note_options(info, options, message);
 	mark->number = number;
-	r = remember(fd, mark);
-	if (r < 0)
-		return error_set_errno(error, r, "looking at a TCP connection");
+	/* What entering and asking changes. */
+	mark->reuse = options->message.reuseaddr;
+	mark->inline_urgent = options->message.has_so_oobinline && options->message.so_oobinline;
+	mark->peek_offset = image_socket_options_other(options, SOL_SOCKET, SO_PEEK_OFF, -1); /* before Linux 6.9 TCP has none */
 	atomic_store(&mark->pid, pid);
 	r = enter(fd, mark);
 	stop_point("tcp-repair");

@@ -335,6 +335,19 @@ int image_socket_options_read(int fd, int domain, int type, int protocol,
 	return read_filter(fd, ret, error);
 }
 
+int image_socket_options_other(const struct image_socket_options *options, int level, int name, int fallback)
+{
+	int value;
+
+	for (size_t i = 0; i < COUNT(others); i++) {
+		if (others[i].level != level || others[i].name != name || options->sizes[i] < sizeof(value))
+			continue;
+		memcpy(&value, options->values[i], sizeof(value));
+		return value;
+	}
+	return fallback;
+}
+
 void image_socket_options_deinit(struct image_socket_options *options)
 {
 	free(options->filter);

@@ -41,6 +41,11 @@ struct image_socket_options {
 int image_socket_options_read(int fd, int domain, int type, int protocol,
 			      const struct image_socket_options *reference,
 			      struct image_socket_options *ret, struct error *error);
+/*
+ * What was read of an option that has no field of its own in the message, as a whole number, be it as in the reference or not;
+ * `fallback`: there is no such option.
+ */
+int image_socket_options_other(const struct image_socket_options *options, int level, int name, int fallback);
 void image_socket_options_deinit(struct image_socket_options *options);
 
 /*

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The guardian: a small process that only waits for our end. If we are killed (SIGKILL, out of memory), it cleans up what
- * the kernel does not: remote areas in the tree's processes, a TCP socket that was being read, the lock on its connections,
+ * the kernel does not: remote areas in the tree's processes, TCP sockets that were being read, the lock on its connections,
  * and the freezer. Before the commit the tree runs on, and the hook is told; after
  * it, the tree stays frozen, and the journal tells the operator; but a checkpoint is complete then, and what is left of the
  * tree is ended.
@@ -84,7 +84,8 @@ static void clean_up(struct source *source)
 	}
 	if (source->shared->kept_lock[0])
 		net_lock_remove(NET_LOCK_CHECKPOINT, source->shared->kept_lock, NULL);
-	(void)dump_tcp_mend(&source->shared->tcp_mark);
+	for (size_t i = 0; i < DUMP_TCP_MARKS; i++)
+		(void)dump_tcp_mend(&source->shared->tcp_marks[i]);
 	lock_remove(source, source->shared->session, NULL);
 	/* The thaw first: a frozen thread neither leaves a remote area nor unmaps it. */
 	if (source->shared->freezer[0] && freezer_open(source->shared->freezer, &freezer, NULL) == 0) {
@@ -143,7 +144,7 @@ int guardian_start(struct source *source, struct error *error)
 		return error_set_errno(error, -errno, "cannot get shared memory");
 	}
 	memcpy(source->shared->session, source->session, sizeof(source->shared->session));
-	source->dump->tcp_mark = &source->shared->tcp_mark;
+	source->dump->tcp_marks = source->shared->tcp_marks;
 	if (pipe2(fds, O_CLOEXEC) < 0)
 		return error_set_errno(error, -errno, "cannot make a pipe");
 	source->guardian = fork();
@@ -171,7 +172,7 @@ void guardian_dismiss(struct source *source)
 		source->guardian = 0;
 	}
 	if (source->dump)
-		source->dump->tcp_mark = NULL;
+		source->dump->tcp_marks = NULL;
 	if (source->shared)
 		munmap(source->shared, sizeof(*source->shared));
 	source->shared = NULL;

@@ -76,7 +76,7 @@ struct source_shared {
 	_Atomic int phase;        /* enum phase */
 	char freezer[1024];       /* path of the cgroup; "" while there is none */
 	uint8_t session[JOURNAL_SESSION_SIZE];
-	struct dump_tcp_mark tcp_mark; /* a socket that is just being read */
+	struct dump_tcp_mark tcp_marks[DUMP_TCP_MARKS]; /* sockets that are just being read */
 	char kept_lock[IMAGE_TREE_NAME_SIZE]; /* session of the NET_LOCK_CHECKPOINT that is there; "" while there is none */
 };
 
