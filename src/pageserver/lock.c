@@ -59,40 +59,38 @@ int session_lock_prepare(struct session *session, struct error *error)
 int session_lock_engage(struct session *session, struct error *error)
 {
 	struct image_kind_facts facts = image_kind_get(IMAGE_KIND_TCP_NO_LOCK);
-	struct net_tuples tuples = { 0 };
+	const struct net_tuples *tuples = &session->tuples;
 	char name[JOURNAL_NAME_SIZE];
-	int r = restore_tcp_tuples(session->images, session->restore.tcp_close, &tuples, error);
+	int r;
 
-	if (r == 0 && tuples.list.count && !session->net_lock && !session->lockless) {
+	net_tuples_deinit(&session->tuples);
+	r = restore_tcp_tuples(session->images, session->restore.tcp_close, &session->tuples, error);
+	if (r == 0 && tuples->list.count && !session->net_lock && !session->lockless) {
 		r = journal_name(session->registry->dir_fd, session->id, name, error);
 		if (r == 0)
 			r = net_lock_new(NET_LOCK_TARGET, name, &session->net_lock, error);
 	}
 	if (r == 0 && session->net_lock)
-		r = net_lock_engage(session->net_lock, &tuples, error);
-	else if (r == 0 && count_connections(&tuples))
+		r = net_lock_engage(session->net_lock, tuples, error);
+	else if (r == 0 && count_connections(tuples))
 		r = error_set(error, -EOPNOTSUPP, "TCP connections: %s; %s", facts.cause, facts.remedy);
-	net_tuples_deinit(&tuples);
 	return r;
 }
 
 int session_lock_check_addresses(struct session *session, struct error *error)
 {
 	const struct image_blocker *first;
-	struct net_tuples tuples = { 0 };
 	struct image_blockers blockers;
-	int r = restore_tcp_tuples(session->images, session->restore.tcp_close, &tuples, error);
+	int r = 0;
 
 	image_blockers_init(&blockers);
-	if (r == 0)
-		restore_tcp_check_addresses(&tuples, &blockers);
+	restore_tcp_check_addresses(&session->tuples, &blockers);
 	if (blockers.list.count) {
 		first = &blockers.list.items[0];
 		r = error_set(error, -EADDRNOTAVAIL, "%s %s: %s; %s%s", first->kind, first->object, first->cause, first->remedy,
 			      blockers.list.count > 1 ? " (and more of them)" : "");
 	}
 	image_blockers_deinit(&blockers);
-	net_tuples_deinit(&tuples);
 	return r;
 }
 

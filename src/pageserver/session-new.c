@@ -60,6 +60,7 @@ void session_free(struct session *session)
 	image_set_free(session->images);
 	freezer_free(session->freezer);
 	net_lock_free(session->net_lock);
+	net_tuples_deinit(&session->tuples);
 	restore_locks_free(session->locks);
 	free(session->processes);
 	image_ipcs_deinit(&session->ipc);

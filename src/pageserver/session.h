@@ -22,6 +22,7 @@
 #include "image/ipc.h"
 #include "image/journal.h"
 #include "lazy/lazy.h"
+#include "net/tuples.h"
 #include "pageserver/phase.h"
 #include "pageserver/registry.h"
 #include "restore/file-lock.h"
@@ -107,6 +108,7 @@ struct session {
 	struct lazy *ready_lazy;           /* with its keeper, to become `lazy` at the PREPARE; owned */
 	struct freezer *freezer;           /* owned; NULL: no cgroup v2 here */
 	struct net_lock *net_lock;         /* on its TCP sockets; owned, NULL: it has none, or */
+	struct net_tuples tuples;          /* what it has been engaged with; owned */
 	bool lockless;                     /* there can be no such lock here */
 	struct program hook;               /* the one that runs, or none */
 	bool hook_prepared;                /* "prepare" was started, and nothing has ended what it did */

@@ -204,6 +204,8 @@ void restore_unix_discard(struct restore_files *files);
 
 /* inet-socket.c: a socket's own address or its peer's. Its size, or 0 when the words do not fit the family. */
 socklen_t restore_inet_address(const InetSocket *message, bool peer, union restore_address *ret);
+/* A TCP socket that has, or had, a peer. */
+bool restore_inet_is_connection(const InetSocket *message);
 /* io-uring.c: can such a ring be made here (1) or not (0)? Maps rings where processes had them mapped. */
 int restore_io_uring_try(const IoUring *message, struct error *error);
 int restore_io_uring_map(struct restore_tree *tree, struct error *error);

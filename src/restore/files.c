@@ -291,6 +291,8 @@ static int open_all(struct restore_tree *tree, const struct image_set *images,
 	r = restore_pipes_load(tree->files, images, error);
 	if (r == 0)
 		r = restore_unix_load(tree->files, error);
+	if (r == 0)
+		r = restore_tcp_open(tree, error);
 	for (size_t i = 0; i < tree->processes.count && r == 0; i++) {
 		struct restore_process *process = tree->processes.items[i];
 

@@ -180,21 +180,23 @@ static int make_closed(struct restore_files *files, const InetSocket *message, i
 	return 0;
 }
 
+bool restore_inet_is_connection(const InetSocket *message)
+{
+	return message->type == SOCK_STREAM && message->state != TCP_LISTEN && message->state != TCP_CLOSE;
+}
+
+/* Connections that go on are open by now: restore_tcp_open(). */
 static int open_inet(struct restore_tree *tree, struct restore_file *file, struct error *error)
 {
 	const InetSocket *message = file->message->isk;
-	bool connection = message->type == SOCK_STREAM && message->state != TCP_LISTEN &&
-			  message->state != TCP_CLOSE;
 	int r;
 
 	if (message->type != SOCK_STREAM)
 		r = restore_datagram_make(message, tree->images, file->id, &file->fd, error);
-	else if (!connection)
+	else if (!restore_inet_is_connection(message))
 		r = make_socket(message, &file->fd, error);
 	else if (tree->options->tcp_close)
 		r = make_closed(tree->files, message, &file->fd, error);
-	else if (tree->options->tcp_established)
-		r = restore_tcp_open(tree, message, &file->fd, error);
 	else
 		r = error_set(error, -EPERM, "a TCP connection came along: use --tcp-established, or --tcp-close");
 	return r < 0 ? r : restore_file_set(file->fd, message->flags, message->fown, error);

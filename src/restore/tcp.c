@@ -18,6 +18,8 @@
  * behind it, and shut down for reading: the program reads the end, the peer sees its FIN acknowledged. The state is called
  * ESTABLISHED instead of CLOSE_WAIT, and FIN_WAIT instead of CLOSING and LAST_ACK.
  *
+ * A connection costs some thirty system calls, and at the go a packet: all processors share them.
+ *
  * Failure modes: the connection exists here already; no route to the peer; no memory.
  */
 #include "restore/tcp.h"
@@ -36,10 +38,12 @@
 #include "restore/tcp-tuples.h"
 #include "tcp-stream.pb-c.h"
 #include "util/cleanup.h"
+#include "util/parallel.h"
 
 #define CHUNK 32768u          /* bytes of a queue in one call: one piece of memory of the kernel */
 #define QUEUE_MAX (32u << 20) /* as on the source */
 #define ROOM_MIN (1u << 20)
+#define SHARE 32 /* connections for one thread: a new one takes as long as some */
 
 /* A record, unpacked. */
 struct stream {
@@ -92,11 +96,16 @@ static int read_stream(const struct image_set *images, uint32_t ino, struct stre
 
 /* ---- steps */
 
+/* Where nothing is queued the kernel's own sizes do. */
 static int make_room(int fd, const TcpStream *message)
 {
-	int r = set_int(fd, SOL_SOCKET, SO_RCVBUFFORCE, (int)(ROOM_MIN + 2 * message->inq_len));
+	int r = 0;
 
-	return r < 0 ? r : set_int(fd, SOL_SOCKET, SO_SNDBUFFORCE, (int)(ROOM_MIN + 2 * message->outq_len));
+	if (message->inq_len > 0)
+		r = set_int(fd, SOL_SOCKET, SO_RCVBUFFORCE, (int)(ROOM_MIN + 2 * message->inq_len));
+	if (r == 0 && message->outq_len > 0)
+		r = set_int(fd, SOL_SOCKET, SO_SNDBUFFORCE, (int)(ROOM_MIN + 2 * message->outq_len));
+	return r;
 }
 
 static int set_sequence(int fd, int queue, uint32_t number)
@@ -193,10 +202,13 @@ static int fill_queues(int fd, const InetSocket *socket, const struct stream *st
 {
 	const TcpStream *message = stream->message;
 	bool unsent = message->unsq_len > 0 || message->fin_unsent;
-	int r = set_int(fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_RECV_QUEUE);
+	int r = 0;
 
-	if (r == 0)
-		r = put(fd, stream->received, message->inq_len);
+	if (message->inq_len > 0) {
+		r = set_int(fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_RECV_QUEUE);
+		if (r == 0)
+			r = put(fd, stream->received, message->inq_len);
+	}
 	if (r == 0)
 		r = set_int(fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE);
 	if (r == 0 && is_waiting(socket, stream))
@@ -284,7 +296,8 @@ static bool is_connection(uint32_t state)
 	return state == TCP_ESTABLISHED || state == TCP_SYN_SENT || state == TCP_CLOSE_WAIT || has_own_fin(state);
 }
 
-int restore_tcp_open(struct restore_tree *tree, const InetSocket *message, int *ret_fd, struct error *error)
+/* By any thread: the tree is only read. */
+static int open_one(const struct restore_tree *tree, const InetSocket *message, int *ret_fd, struct error *error)
 {
 	_cleanup_fd_ int fd = socket((int)message->family, SOCK_STREAM | SOCK_CLOEXEC, IPPROTO_TCP);
 	struct stream stream = { 0 };
@@ -314,9 +327,44 @@ int restore_tcp_open(struct restore_tree *tree, const InetSocket *message, int *
 	if (r == 0)
 		r = image_socket_options_finish_connection(fd, message->opts, error);
 	if (r == 0)
-		r = note(tree->files, fd, message, error);
+		r = restore_file_set(fd, message->flags, message->fown, error);
 	if (r == 0)
 		*ret_fd = steal_fd(&fd);
+	return r;
+}
+
+struct opening {
+	const struct restore_tree *tree;
+	ARRAY(struct restore_file *) files;
+};
+
+static int open_index(void *context, unsigned worker, size_t index, struct error *error)
+{
+	struct opening *opening = context;
+	struct restore_file *file = opening->files.items[index];
+	int r = open_one(opening->tree, file->message->isk, &file->fd, error);
+
+	return r < 0 ? error_wrap(error, r, "open file %u", file->id) : 0;
+}
+
+int restore_tcp_open(struct restore_tree *tree, struct error *error)
+{
+	struct opening opening = { .tree = tree };
+	int r = 0;
+
+	if (!tree->options->tcp_established || tree->options->tcp_close)
+		return 0;
+	array_for_each (file, &tree->files->list)
+		if (r == 0 && file->kind == &restore_kind_inet && restore_inet_is_connection(file->message->isk))
+			r = array_append(&opening.files, file);
+	if (r < 0)
+		error_set(error, r, "no memory for connections");
+	else
+		r = parallel_run(opening.files.count, SHARE, open_index, &opening, error);
+	array_for_each (place, &opening.files)
+		if (r == 0)
+			r = note(tree->files, (*place)->fd, (*place)->message->isk, error);
+	array_deinit(&opening.files);
 	return r;
 }
 
@@ -347,32 +395,44 @@ static int begin_again(const struct restore_connection *connection)
 	return fcntl(connection->fd, F_SETFL, flags) < 0 ? -errno : r;
 }
 
+struct going {
+	struct restore_files *files;
+	_Atomic size_t failed;
+};
+
+static int go_index(void *context, unsigned worker, size_t index, struct error *error)
+{
+	struct going *going = context;
+	struct restore_connection *connection = &going->files->connections.items[index];
+	int r = image_tcp_set(connection->fd, connection->connecting ? IMAGE_TCP_QUIET : IMAGE_TCP_PROBE);
+
+	if (r == 0 && connection->reuse)
+		r = set_int(connection->fd, SOL_SOCKET, SO_REUSEADDR, connection->reuse);
+	if (r == 0 && connection->connecting)
+		r = begin_again(connection);
+	going->failed += r < 0; /* one failure does not keep it from the others */
+	close_fd(&connection->fd);
+	return 0;
+}
+
 void restore_tcp_go(struct restore_tree *tree)
 {
+	struct going going = { .files = tree->files };
 	struct error error = ERROR_INIT;
-	size_t failed = 0;
 
 	if (tree->lock && net_lock_release(tree->lock, &error) < 0)
 		log_error(tree->log, "the lock on the connections stays: %s", error.message);
 	if (!tree->files)
 		return;
-	array_for_each (connection, &tree->files->connections) {
-		int r = image_tcp_set(connection->fd, connection->connecting ? IMAGE_TCP_QUIET : IMAGE_TCP_PROBE);
-
-		if (r == 0 && connection->reuse)
-			r = set_int(connection->fd, SOL_SOCKET, SO_REUSEADDR, connection->reuse);
-		if (r == 0 && connection->connecting)
-			r = begin_again(connection);
-		failed += r < 0;
-	}
-	if (failed)
-		log_error(tree->log, "%zu TCP connections could not be let go on", failed);
+	parallel_run(tree->files->connections.count, SHARE, go_index, &going, NULL);
+	if (going.failed)
+		log_error(tree->log, "%zu TCP connections could not be let go on", going.failed);
 	restore_tcp_clear(tree->files);
 }
 
 void restore_tcp_clear(struct restore_files *files)
 {
 	array_for_each (connection, &files->connections)
-		close(connection->fd);
+		close_fd(&connection->fd);
 	array_deinit(&files->connections);
 }

@@ -19,8 +19,11 @@ struct restore_connection {
 /* The TCP sockets of `tree` are stopped by tree->lock, if there is one, before the first of them is made. */
 int restore_tcp_engage(struct restore_tree *tree, struct error *error);
 
-/* Makes the connection of a record, in repair mode; it is noted for restore_tcp_go(). */
-int restore_tcp_open(struct restore_tree *tree, const InetSocket *message, int *ret_fd, struct error *error);
+/*
+ * Opens all files that are connections, in repair mode; they are noted for restore_tcp_go(). Nothing where they are not to go
+ * on as connections (tcp_close), or nobody has said so.
+ */
+int restore_tcp_open(struct restore_tree *tree, struct error *error);
 
 /*
  * The lock goes, and each connection leaves repair mode and asks its peer what it has. Before anything of the tree runs. It is
