@@ -31,6 +31,7 @@
 #define PAGE UINT64_C(4096)
 #define PM_FRAME ((UINT64_C(1) << 55) - 1)
 #define PM_PRESENT (UINT64_C(1) << 63)
+#define MOMENT_NS (500 * CLOCK_MS)
 
 struct source_memory *memory_find(struct source *source, pid_t pid)
 {
@@ -492,7 +493,10 @@ static bool is_shared(const struct source *source, pid_t pid)
 	return shared;
 }
 
-/* Begins a round. A tracker that can only begin to count anew while nobody writes gets such a moment. */
+/*
+ * Begins a round, if need be in a moment in which the process stands still. A thread that the kernel does not let stop within
+ * the moment must not hold up the others: then it is done while they run, which is right but for what track.h says.
+ */
 static int update_track(struct source *source, struct source_memory *memory, const struct procfs_maps *maps,
 			struct error *error)
 {
@@ -501,8 +505,8 @@ static int update_track(struct source *source, struct source_memory *memory, con
 	struct tracee_process *process;
 	int r;
 
-	if (source->stopped || !track_wants_stop(memory->track) ||
-	    tracee_process_stop_all(memory->pid, &options, clock_deadline(SOURCE_STOP_NS), &process, NULL) < 0)
+	if (source->stopped || !track_wants_stop(memory->track, maps) ||
+	    tracee_process_stop_all(memory->pid, &options, clock_deadline(MOMENT_NS), &process, NULL) < 0)
 		return track_update(memory->track, maps, source->stopped ? TRACK_STOPPED : 0, error);
 	r = procfs_read_maps(memory->pid, &now, error);
 	if (r == 0)
@@ -513,8 +517,7 @@ static int update_track(struct source *source, struct source_memory *memory, con
 }
 
 /* Begins to track the address space that the process has now, unless that is so already. */
-static int follow(struct source *source, struct source_memory *memory, const struct procfs_maps *maps, bool frozen,
-		  struct error *error)
+static int follow(struct source *source, struct source_memory *memory, const struct procfs_maps *maps, struct error *error)
 {
 	int r = 0;
 
@@ -528,7 +531,7 @@ static int follow(struct source *source, struct source_memory *memory, const str
 		r = open_files(memory, error);
 	if (r == 0)
 		r = start_track(source, memory, error);
-	return r < 0 ? r : track_update(memory->track, maps, frozen ? TRACK_STOPPED : 0, error);
+	return r < 0 ? r : update_track(source, memory, maps, error);
 }
 
 static void note_reads(const struct source *source, struct source_memory *memory, const struct dump_process *process)
@@ -577,7 +580,7 @@ static int scan_process(struct source *source, struct source_memory *memory, boo
 	if (r == 0)
 		note_reads(source, memory, process);
 	if (r == 0)
-		r = follow(source, memory, &process->maps, frozen, error);
+		r = follow(source, memory, &process->maps, error);
 	if (r < 0)
 		return r;
 	forget_unmapped(memory, mm);

@@ -112,6 +112,11 @@ static int update(struct track *track, const struct procfs_maps *maps, unsigned 
 	return 0;
 }
 
+static bool wants_stop(struct track *track, const struct procfs_maps *maps)
+{
+	return track_registration_is_loose(&to_scan(track)->registration, track, maps);
+}
+
 /* ---- scanning ---- */
 
 static uint32_t run_flags(uint64_t categories)
@@ -355,7 +360,7 @@ static void stop(struct track *track)
 {
 	struct pagemap_scan *scan = to_scan(track);
 
-	track_registration_deinit(&scan->registration);
+	track_registration_deinit(&scan->registration, track);
 	array_deinit(&scan->files);
 	free(scan->regions);
 }
@@ -366,7 +371,7 @@ static const struct track_operations operations = {
 	.present = present,
 	.absent = absent,
 	.stop = stop,
-	.wants_stop = false,
+	.wants_stop = wants_stop,
 };
 
 int track_pagemap_scan_new(int userfaultfd, struct track **ret, struct error *error)

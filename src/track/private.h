@@ -12,7 +12,7 @@ struct track_operations {
 	int (*present)(struct track *track, uint64_t start, uint64_t end, struct track_runs *runs, struct error *error);
 	int (*absent)(struct track *track, uint64_t start, uint64_t end, struct track_runs *runs, struct error *error);
 	void (*stop)(struct track *track); /* gives back what the tracker owns, not the common part */
-	bool wants_stop;                   /* see TRACK_STOPPED */
+	bool (*wants_stop)(struct track *track, const struct procfs_maps *maps);
 };
 
 /* The common part: first member of each tracker's own struct. */

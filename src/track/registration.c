@@ -9,9 +9,10 @@
  * Happy path, of an update: a scan that looks at mappings only, not at their pages, tells which have no registration; those
  * are registered and their bits are cleared.
  *
- * What comes loose between the scan and the registration is found by the next update, as only what the scan has shown is
- * touched. A mapping that grows at that moment must not be cut in two, or the program's next mremap(2) over it fails: so the
- * holes beside a range are registered with it, where the kernel has nothing to register.
+ * The ends of what is registered must be the ends of mappings at that moment: an end inside of one cuts it in two, and the
+ * program's next mremap(2) over it fails. So the process should stand still from the look at its mappings on whenever something
+ * is loose (track_registration_is_loose()). If it runs, what comes loose between the scan and the registration is found by the
+ * next update, as only what the scan has shown is touched.
  *
  * Failure modes: a range that cannot be registered (another userfaultfd is there, or nobody can ever write to it) is taken
  * mapping by mapping, and is untracked.
@@ -22,6 +23,7 @@
 #include <linux/userfaultfd.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "util/cleanup.h"
@@ -38,25 +40,6 @@ int track_registration_init(struct track_registration *registration, int userfau
 		return -ENOMEM;
 	}
 	return 0;
-}
-
-void track_registration_deinit(struct track_registration *registration)
-{
-	/*
-	 * The last close would do it alone; but a child that the process forked while it had the descriptor for
-	 * a moment has a copy until it execs or ends.
-	 */
-	array_for_each(range, &registration->registered) {
-		struct uffdio_range all = { .start = range->start, .len = range->end - range->start };
-
-		/* What the process has unmapped or remapped meanwhile is not registered any more. */
-		(void)ioctl(registration->userfaultfd, UFFDIO_UNREGISTER, &all);
-	}
-	array_deinit(&registration->registered);
-	array_deinit(&registration->loose);
-	cleanup_fd(&registration->userfaultfd);
-	free(registration->regions);
-	registration->regions = NULL;
 }
 
 static int add_range(struct track_ranges *ranges, uint64_t start, uint64_t end, int code)
@@ -110,6 +93,30 @@ static int list_mappings(struct track_registration *registration, const struct t
 		start = registration->regions[count - 1].end;
 	}
 	return 0;
+}
+
+void track_registration_deinit(struct track_registration *registration, const struct track *track)
+{
+	/*
+	 * The last close would do it alone; but a child that the process forked while it had the descriptor for
+	 * a moment has a copy until it execs or ends.
+	 */
+	array_for_each(range, &registration->registered) {
+		if (track->pagemap_fd < 0 ||
+		    list_mappings(registration, track, true, range->start, range->end, &registration->loose) < 0)
+			break;
+		array_for_each(mappings, &registration->loose) {
+			struct uffdio_range all = { .start = mappings->start, .len = mappings->end - mappings->start };
+
+			/* What the process has unmapped or remapped meanwhile is not registered any more. */
+			(void)ioctl(registration->userfaultfd, UFFDIO_UNREGISTER, &all);
+		}
+	}
+	array_deinit(&registration->registered);
+	array_deinit(&registration->loose);
+	cleanup_fd(&registration->userfaultfd);
+	free(registration->regions);
+	registration->regions = NULL;
 }
 
 static int clear_once(const struct track_registration *registration, uint64_t start, uint64_t end)
@@ -169,31 +176,17 @@ static int register_single(struct track_registration *registration, struct track
 	return add_range(&registration->registered, map->start, map->end, 0);
 }
 
-/* What of a group is loose, each piece with the holes beside it. */
-static int register_loose(struct track_registration *registration, const struct track *track,
-			  const struct procfs_map *maps, size_t count)
+/* What of a group is loose. */
+static int register_loose(struct track_registration *registration, const struct track *track, uint64_t first, uint64_t last)
 {
-	uint64_t first = maps[0].start, last = maps[count - 1].end;
 	const struct track_range *range = loose_from(registration, first, last);
-	size_t i = 0;
 
 	for (; range && range < registration->loose.items + registration->loose.count && range->start < last; range++) {
-		uint64_t start = range->start, end = range->end;
-		int r;
+		uint64_t start = range->start < first ? first : range->start, end = range->end > last ? last : range->end;
+		int r = register_range(registration, start, end);
 
-		while (i + 1 < count && maps[i + 1].start <= start)
-			i++;
-		if (maps[i].end <= start)
-			start = maps[i].end;
-		else if (i > 0 && maps[i].start == start)
-			start = maps[i - 1].end;
-		while (i + 1 < count && maps[i].end < end)
-			i++;
-		if (i + 1 < count && maps[i].end <= end && maps[i + 1].start > end)
-			end = maps[i + 1].start;
-		r = register_range(registration, start < first ? first : start, end > last ? last : end);
 		if (r == 0)
-			r = clear_bits(registration, track, range->start, range->end);
+			r = clear_bits(registration, track, start, end);
 		if (r < 0)
 			return r;
 	}
@@ -208,7 +201,7 @@ static int register_group(struct track_registration *registration, struct track 
 
 	if (count == 0)
 		return 0;
-	r = register_loose(registration, track, maps, count);
+	r = register_loose(registration, track, maps[0].start, maps[count - 1].end);
 	if (r == 0)
 		return add_range(&registration->registered, maps[0].start, maps[count - 1].end, 0);
 	for (size_t i = 0; i < count; i++) {
@@ -217,6 +210,29 @@ static int register_group(struct track_registration *registration, struct track 
 			return r;
 	}
 	return 0;
+}
+
+static int list_loose(struct track_registration *registration, const struct track *track, const struct procfs_maps *maps)
+{
+	return list_mappings(registration, track, false, maps->items[0].start, maps->items[maps->count - 1].end,
+			     &registration->loose);
+}
+
+bool track_registration_is_loose(struct track_registration *registration, const struct track *track,
+				 const struct procfs_maps *maps)
+{
+	if (maps->count == 0 || list_loose(registration, track, maps) < 0)
+		return false;
+	array_for_each(map, maps) {
+		const struct track_range *untracked = track_ranges_find(&track->untracked, map->start);
+
+		/* What could never be written to when it was mapped is loose for ever. */
+		if (loose_from(registration, map->start, map->end) && !(untracked && untracked->start <= map->start) &&
+		    (!map->shared || map->prot & PROT_WRITE) &&
+		    track_map_content(track->pid, map) == TRACK_CONTENT_OWN)
+			return true;
+	}
+	return false;
 }
 
 int track_registration_update(struct track_registration *registration, struct track *track,
@@ -229,8 +245,7 @@ int track_registration_update(struct track_registration *registration, struct tr
 	array_clear(&track->untracked);
 	if (maps->count == 0)
 		return 0;
-	r = list_mappings(registration, track, false, maps->items[0].start, maps->items[maps->count - 1].end,
-			  &registration->loose);
+	r = list_loose(registration, track, maps);
 	for (size_t i = 0; r == 0 && i <= maps->count; i++) {
 		if (i < maps->count && track_map_content(track->pid, &maps->items[i]) == TRACK_CONTENT_OWN)
 			continue;

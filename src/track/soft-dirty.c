@@ -288,13 +288,19 @@ static void stop(struct track *track)
 		close(dirty->clear_fd);
 }
 
+static bool wants_stop(struct track *track, const struct procfs_maps *maps)
+{
+	(void)track, (void)maps;
+	return true;
+}
+
 static const struct track_operations operations = {
 	.update = update,
 	.scan = scan_range,
 	.present = present,
 	.absent = absent,
 	.stop = stop,
-	.wants_stop = true,
+	.wants_stop = wants_stop,
 };
 
 int track_soft_dirty_new(struct track **ret, struct error *error)

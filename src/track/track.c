@@ -213,9 +213,9 @@ enum track_kind track_kind(const struct track *track)
 	return track->kind;
 }
 
-bool track_wants_stop(const struct track *track)
+bool track_wants_stop(struct track *track, const struct procfs_maps *maps)
 {
-	return track->operations->wants_stop;
+	return track->operations->wants_stop(track, maps);
 }
 
 const struct track_range *track_ranges_find(const struct track_ranges *ranges, uint64_t address)

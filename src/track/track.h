@@ -8,7 +8,7 @@
  *	track_start(process, kind, &track)        with one thread stopped; the thread may be released at once after it
  *	each round, the process running:
  *		procfs_read_maps(pid, &maps)
- *		track_update(track, &maps, 0)
+ *		track_update(track, &maps, 0)                           in a short stop, if track_wants_stop(track, &maps)
  *		track_scan(track, start, end, TRACK_PROTECT, &runs)     for each mapping of `maps`
  *		... only now read the pages in `runs` and send them ...
  *	the last round, all threads frozen:
@@ -36,8 +36,8 @@
  * /proc/PID/status, registered buffers): copy those again at the freeze. A read(2) with O_DIRECT pins, too, until it returns:
  * stop the process for the scan.
  *
- * What the program may notice: a page fault of some 0.8 us at the first write to each page after a protecting scan; and
- * if it begins to use a userfaultfd of its own on a mapping that is tracked, it gets EBUSY.
+ * What the program may notice: a page fault of some 0.8 us at the first write to each page after a protecting scan; that a
+ * new mapping beside a tracked one is not made one with it, until the next round; and if it begins to use a userfaultfd of its own on a mapping that is tracked, it gets EBUSY.
  *
  * One `struct track` is one address space. A fork's child is not tracked: start a track of its own for it. When the
  * process called execve() or ended, track_update() answers -ESRCH; stop the track then.
@@ -115,11 +115,12 @@ enum {
 };
 
 /*
- * Flag of track_update(): no thread can write to the address space now, and none will before the call returns. It
- * makes no difference to TRACK_PAGEMAP_SCAN. TRACK_SOFT_DIRTY can only start counting anew in such a moment, because
- * the kernel has no step that reads and clears; without it each scan reports everything written since the last update
- * that had the flag (more than necessary, never less). So callers should stop the process around track_update() now
- * and then if, and only if, track_wants_stop() says so.
+ * Flag of track_update(): no thread can write to the address space now, and none will before the call returns; nor could it
+ * since `maps` was read. Callers stop the process for that moment if, and only if, track_wants_stop() says so:
+ * - TRACK_PAGEMAP_SCAN works without it, but where a mapping changes while it comes to be tracked, tracking may begin in the
+ *   middle of it: to the kernel it is two mappings then, over which the program's next mremap(2) fails with EFAULT.
+ * - TRACK_SOFT_DIRTY can only start counting anew in such a moment, because the kernel has no step that reads and clears;
+ *   without it each scan reports everything written since the last update that had the flag (more than necessary, never less).
  */
 enum {
 	TRACK_STOPPED = 1 << 0,
@@ -187,7 +188,12 @@ int track_present(struct track *track, uint64_t start, uint64_t end, struct trac
 int track_absent(struct track *track, uint64_t start, uint64_t end, struct track_runs *runs, struct error *error);
 
 enum track_kind track_kind(const struct track *track);
-bool track_wants_stop(const struct track *track);
+
+/*
+ * Should the process be stopped, `maps` be read again then, and TRACK_STOPPED be given to the track_update() that follows?
+ * `maps` is fresh.
+ */
+bool track_wants_stop(struct track *track, const struct procfs_maps *maps);
 
 void track_runs_deinit(struct track_runs *runs);
 /* Sum of the pages of the runs that have all of `flags`. */

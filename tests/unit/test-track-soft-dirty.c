@@ -87,7 +87,7 @@ static void test_first_round(void **state)
 	child_round(*state, at, SIZE, &runs);
 	child_scan(*state, at, SIZE, TRACK_ALL, &runs);
 	assert_int_equal(track_runs_pages(&runs, TRACK_PRESENT), 10);
-	assert_true(track_wants_stop(((struct child *)*state)->track));
+	assert_true(track_wants_stop(((struct child *)*state)->track, &(struct procfs_maps){ 0 }));
 	track_runs_deinit(&runs);
 }
 

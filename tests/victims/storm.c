@@ -186,9 +186,6 @@ static void resize(struct worker *w, int i)
 	size_t pages = 1 + victim_random(&w->random) % PAGES_MAX, old = w->slots[i].pages;
 	unsigned char *at = mremap(w->slots[i].at, old * VICTIM_PAGE, pages * VICTIM_PAGE, MREMAP_MAYMOVE);
 
-	/* For the moment in which its pages come to be tracked, a mapping that has just grown may be two: it stays as it is. */
-	if (at == MAP_FAILED && errno == EFAULT)
-		return;
 	if (at == MAP_FAILED) {
 		wrong(w, "mremap");
 		return;
