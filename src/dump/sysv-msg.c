@@ -101,17 +101,11 @@ static int dump_queue(struct dump_context *ctx, struct dump_sysv_waits *waits, i
 
 	if (!belongs(ctx, waits, id, info, &message, &stranger))
 		return 0;
-	desc.key = (uint32_t)info->msg_perm.__key;
+	dump_sysv_describe(&info->msg_perm, (uint32_t)id, &desc);
 	if (stranger) {
 		dump_sysv_refuse(ctx, "message queue", (uint32_t)id, desc.key, stranger);
 		return 0;
 	}
-	desc.uid = info->msg_perm.uid;
-	desc.gid = info->msg_perm.gid;
-	desc.cuid = info->msg_perm.cuid;
-	desc.cgid = info->msg_perm.cgid;
-	desc.mode = info->msg_perm.mode;
-	desc.id = (uint32_t)id;
 	message.desc = &desc;
 	message.qbytes = (uint32_t)info->msg_qbytes;
 	message.qnum = (uint32_t)info->msg_qnum;

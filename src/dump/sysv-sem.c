@@ -255,19 +255,13 @@ static int dump_set(struct dump_context *ctx, struct dump_sysv_waits *waits, int
 		return error_set(error, -ENOMEM, "out of memory");
 	if (!belongs(ctx, waits, id, count, pids, &stranger))
 		return 0;
-	desc.key = (uint32_t)info->sem_perm.__key;
+	dump_sysv_describe(&info->sem_perm, (uint32_t)id, &desc);
 	if (stranger || (is_frozen(ctx) && others_wait(id, count))) {
 		dump_sysv_refuse(ctx, "semaphore set", (uint32_t)id, desc.key, stranger);
 		return 0;
 	}
 	if (semctl(id, 0, GETALL, argument) < 0)
 		return errno == EINVAL || errno == EIDRM ? 0 : error_set_errno(error, -errno, "semaphore set %d", id);
-	desc.uid = info->sem_perm.uid;
-	desc.gid = info->sem_perm.gid;
-	desc.cuid = info->sem_perm.cuid;
-	desc.cgid = info->sem_perm.cgid;
-	desc.mode = info->sem_perm.mode;
-	desc.id = (uint32_t)id;
 	message.desc = &desc;
 	message.nsems = count;
 	message.pids = pids;

@@ -19,14 +19,7 @@ int dump_sysv_segment(uint32_t id, IpcSegment *ret, IpcDescription *ret_desc, st
 	if (shmctl((int)id, IPC_STAT, &info) < 0)
 		return error_set_errno(error, -errno, "System V segment %u", id);
 	ipc_segment__init(ret);
-	ipc_description__init(ret_desc);
-	ret_desc->key = (uint32_t)info.shm_perm.__key;
-	ret_desc->uid = info.shm_perm.uid;
-	ret_desc->gid = info.shm_perm.gid;
-	ret_desc->cuid = info.shm_perm.cuid;
-	ret_desc->cgid = info.shm_perm.cgid;
-	ret_desc->mode = info.shm_perm.mode;
-	ret_desc->id = id;
+	dump_sysv_describe(&info.shm_perm, id, ret_desc);
 	ret->desc = ret_desc;
 	ret->size = info.shm_segsz;
 	return 0;

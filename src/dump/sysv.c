@@ -83,6 +83,18 @@ bool dump_sysv_waits_on(struct dump_context *ctx, struct dump_sysv_waits *waits,
 	return false;
 }
 
+void dump_sysv_describe(const struct ipc_perm *perm, uint32_t id, IpcDescription *ret)
+{
+	ipc_description__init(ret);
+	ret->id = id;
+	ret->key = (uint32_t)perm->__key;
+	ret->uid = perm->uid;
+	ret->gid = perm->gid;
+	ret->cuid = perm->cuid;
+	ret->cgid = perm->cgid;
+	ret->mode = perm->mode;
+}
+
 void dump_sysv_refuse(struct dump_context *ctx, const char *what, uint32_t id, uint32_t key, pid_t pid)
 {
 	struct procfs_stat stat = { .comm = "?" };

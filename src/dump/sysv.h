@@ -13,6 +13,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/ipc.h>
 #include <sys/types.h>
 
 #include "dump/dump.h"
@@ -58,5 +59,7 @@ struct dump_sysv_waits {
 /* Is one in one of two system calls on that object? */
 bool dump_sysv_waits_on(struct dump_context *ctx, struct dump_sysv_waits *waits, uint32_t id, const long calls[2]);
 
+/* Owners, mode and key of an object. */
+void dump_sysv_describe(const struct ipc_perm *perm, uint32_t id, IpcDescription *ret);
 /* The blocker for an object that a process outside of the tree uses, too. `pid` 0: it is not known which. */
 void dump_sysv_refuse(struct dump_context *ctx, const char *what, uint32_t id, uint32_t key, pid_t pid);
