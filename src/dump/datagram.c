@@ -36,6 +36,7 @@
 #include "util/cleanup.h"
 #include "util/clock.h"
 #include "util/fdio.h"
+#include "util/sockopt.h"
 
 #ifndef UDP_GRO
 #define UDP_GRO 104
@@ -67,28 +68,14 @@ struct describe {
 	char interface[IF_NAMESIZE], multicast[IF_NAMESIZE], unicast[IF_NAMESIZE];
 };
 
-static int get_int(int fd, int level, int name)
-{
-	int value = 0;
-	socklen_t size = sizeof(value);
-
-	return getsockopt(fd, level, name, &value, &size) < 0 ? -1 : value;
-}
-
-static int set_int(int fd, int level, int name, int value)
-{
-	return setsockopt(fd, level, name, &value, sizeof(value)) < 0 ? -errno : 0;
-}
-
 static bool match(const struct dump_file *file)
 {
-	int domain, type;
+	int domain = dump_socket_domain(file), type;
 
-	if (!S_ISSOCK(file->st.st_mode) || (file->flags & O_PATH))
+	if (domain != AF_INET && domain != AF_INET6)
 		return false;
-	domain = get_int(file->fd, SOL_SOCKET, SO_DOMAIN);
-	type = get_int(file->fd, SOL_SOCKET, SO_TYPE);
-	return (domain == AF_INET || domain == AF_INET6) && (type == SOCK_DGRAM || type == SOCK_RAW);
+	type = sockopt_get_int(file->fd, SOL_SOCKET, SO_TYPE, -1);
+	return type == SOCK_DGRAM || type == SOCK_RAW;
 }
 
 /* ---- facts */
@@ -139,9 +126,9 @@ static int read_facts(const struct dump_file *file, struct facts *ret)
 	socklen_t size = sizeof(ret->source);
 
 	memset(ret, 0, sizeof(*ret));
-	ret->domain = get_int(file->fd, SOL_SOCKET, SO_DOMAIN);
-	ret->type = get_int(file->fd, SOL_SOCKET, SO_TYPE);
-	ret->protocol = get_int(file->fd, SOL_SOCKET, SO_PROTOCOL);
+	ret->domain = sockopt_get_int(file->fd, SOL_SOCKET, SO_DOMAIN, -1);
+	ret->type = sockopt_get_int(file->fd, SOL_SOCKET, SO_TYPE, -1);
+	ret->protocol = sockopt_get_int(file->fd, SOL_SOCKET, SO_PROTOCOL, -1);
 	if (getsockname(file->fd, &ret->source.any, &size) < 0)
 		return -errno;
 	size = sizeof(ret->destination);
@@ -165,7 +152,7 @@ static bool is_corked(int fd)
 	int unsent = 0;
 
 	while (ioctl(fd, SIOCOUTQ, &unsent) == 0 && unsent > 0) {
-		if (get_int(fd, IPPROTO_UDP, UDP_CORK) > 0 || clock_now_ns() > end)
+		if (sockopt_get_int(fd, IPPROTO_UDP, UDP_CORK, -1) > 0 || clock_now_ns() > end)
 			return true;
 		usleep(200);
 	}
@@ -264,21 +251,22 @@ static int dump_queue(struct dump_context *ctx, const struct dump_file *file, co
 		      struct error *error)
 {
 	_cleanup_free_ uint8_t *data = malloc(DATAGRAM_MAX);
-	int v4 = get_int(file->fd, IPPROTO_IP, IP_RECVORIGDSTADDR), before = get_int(file->fd, SOL_SOCKET, SO_PEEK_OFF);
-	int v6 = facts->domain == AF_INET6 ? get_int(file->fd, IPPROTO_IPV6, IPV6_RECVORIGDSTADDR) : -1;
+	int before = sockopt_get_int(file->fd, SOL_SOCKET, SO_PEEK_OFF, -1);
+	int v4 = sockopt_get_int(file->fd, IPPROTO_IP, IP_RECVORIGDSTADDR, -1);
+	int v6 = facts->domain == AF_INET6 ? sockopt_get_int(file->fd, IPPROTO_IPV6, IPV6_RECVORIGDSTADDR, -1) : -1;
 	int r;
 
 	if (!data)
 		return error_set(error, -ENOMEM, "no memory for datagrams");
-	(void)set_int(file->fd, IPPROTO_IP, IP_RECVORIGDSTADDR, 1);
+	(void)sockopt_set_int(file->fd, IPPROTO_IP, IP_RECVORIGDSTADDR, 1);
 	if (facts->domain == AF_INET6)
-		(void)set_int(file->fd, IPPROTO_IPV6, IPV6_RECVORIGDSTADDR, 1);
-	r = set_int(file->fd, SOL_SOCKET, SO_PEEK_OFF, 0);
+		(void)sockopt_set_int(file->fd, IPPROTO_IPV6, IPV6_RECVORIGDSTADDR, 1);
+	r = sockopt_set_int(file->fd, SOL_SOCKET, SO_PEEK_OFF, 0);
 	r = r < 0 ? error_set_errno(error, r, "SO_PEEK_OFF") : walk_queue(ctx, file, data, error);
-	(void)set_int(file->fd, SOL_SOCKET, SO_PEEK_OFF, before);
-	(void)set_int(file->fd, IPPROTO_IP, IP_RECVORIGDSTADDR, v4 > 0);
+	(void)sockopt_set_int(file->fd, SOL_SOCKET, SO_PEEK_OFF, before);
+	(void)sockopt_set_int(file->fd, IPPROTO_IP, IP_RECVORIGDSTADDR, v4 > 0);
 	if (facts->domain == AF_INET6)
-		(void)set_int(file->fd, IPPROTO_IPV6, IPV6_RECVORIGDSTADDR, v6 > 0);
+		(void)sockopt_set_int(file->fd, IPPROTO_IPV6, IPV6_RECVORIGDSTADDR, v6 > 0);
 	return r;
 }
 
@@ -303,13 +291,13 @@ static void fill_interfaces(const struct dump_file *file, const struct facts *fa
 	}
 	if (facts->domain == AF_INET6) {
 		message->multicast_interface =
-			interface_name(get_int(file->fd, IPPROTO_IPV6, IPV6_MULTICAST_IF), describe->multicast);
+			interface_name(sockopt_get_int(file->fd, IPPROTO_IPV6, IPV6_MULTICAST_IF, -1), describe->multicast);
 		message->unicast_interface =
-			interface_name((int)ntohl((uint32_t)get_int(file->fd, IPPROTO_IPV6, IPV6_UNICAST_IF)),
+			interface_name((int)ntohl((uint32_t)sockopt_get_int(file->fd, IPPROTO_IPV6, IPV6_UNICAST_IF, -1)),
 				       describe->unicast);
 	} else {
 		message->unicast_interface =
-			interface_name((int)ntohl((uint32_t)get_int(file->fd, IPPROTO_IP, IP_UNICAST_IF)),
+			interface_name((int)ntohl((uint32_t)sockopt_get_int(file->fd, IPPROTO_IP, IP_UNICAST_IF, -1)),
 				       describe->unicast);
 	}
 }
@@ -338,11 +326,11 @@ static void fill_message(const struct dump_file *file, const struct facts *facts
 	}
 	if (facts->domain == AF_INET6) {
 		message->has_v6only = 1;
-		message->v6only = get_int(file->fd, IPPROTO_IPV6, IPV6_V6ONLY) > 0;
+		message->v6only = sockopt_get_int(file->fd, IPPROTO_IPV6, IPV6_V6ONLY, -1) > 0;
 		message->ifname = interface_name((int)facts->source.v6.sin6_scope_id, describe->interface);
 	}
 	describe->ip.has_freebind = 1;
-	describe->ip.freebind = get_int(file->fd, IPPROTO_IP, IP_FREEBIND) > 0;
+	describe->ip.freebind = sockopt_get_int(file->fd, IPPROTO_IP, IP_FREEBIND, -1) > 0;
 	message->ip_opts = &describe->ip;
 	fill_interfaces(file, facts, describe);
 }
@@ -367,13 +355,10 @@ static int dump(struct dump_context *ctx, const struct dump_file *file, struct e
 	if (file->frozen && facts.type == SOCK_DGRAM && is_corked(file->fd))
 		dump_file_refuse(ctx, file, IMAGE_KIND_SOCKET_UDP_CORKED);
 	fill_message(file, &facts, &describe);
-	r = dump_socket_options(ctx, file->fd, facts.domain, facts.type, facts.protocol, &options, error);
-	if (r == -EOPNOTSUPP) {
-		dump_file_refuse(ctx, file, IMAGE_KIND_SOCKET_FILTER_EXTENDED);
-		return 0;
-	}
-	if (r == 0)
-		r = dump_multicast(file->fd, facts.domain, &arena, &describe.message, error);
+	r = dump_socket_options(ctx, file, facts.domain, facts.type, facts.protocol, &options, error);
+	if (r != 0)
+		return r < 0 ? r : 0;
+	r = dump_multicast(file->fd, facts.domain, &arena, &describe.message, error);
 	if (r == 0) {
 		describe.message.fown = &owner;
 		describe.message.opts = &options->message;

@@ -329,11 +329,13 @@ bool dump_memory_file_may_be(const struct dump_memory_mounts *mounts, const char
 void dump_memory_mounts_deinit(struct dump_memory_mounts *mounts);
 
 /*
- * socket-options.c: the options of the socket `fd`, without those that a new socket has anyway.
- * `*ret` is owned by the collection and valid until the next call. As image_socket_options_read().
+ * socket-options.c: the options of a socket, without those that a new one has anyway. `*ret` is owned by the collection and
+ * valid until the next call. 1 when the file has been refused because of a filter that cannot be read.
  */
-int dump_socket_options(struct dump_context *ctx, int fd, int domain, int type, int protocol,
+int dump_socket_options(struct dump_context *ctx, const struct dump_file *file, int domain, int type, int protocol,
 			struct image_socket_options **ret, struct error *error);
+/* AF_*; -1 for what is no socket, or was opened as a path. */
+int dump_socket_domain(const struct dump_file *file);
 /*
  * What it compares with, made once; NULL while that was not done. For those who read options in several threads: looking it
  * up changes nothing.

@@ -14,14 +14,7 @@
 #include "dump/inet.h"
 #include "dump/tcp.h"
 #include "image/socket-options.h"
-
-static int get_int(int fd, int level, int name)
-{
-	int value = 0;
-	socklen_t size = sizeof(value);
-
-	return getsockopt(fd, level, name, &value, &size) < 0 ? -1 : value;
-}
+#include "util/sockopt.h"
 
 int dump_inet_read_names(int fd, struct dump_inet_facts *ret)
 {
@@ -31,8 +24,8 @@ int dump_inet_read_names(int fd, struct dump_inet_facts *ret)
 	if (getsockname(fd, &ret->source.any, &size) < 0)
 		return -errno;
 	ret->domain = ret->source.any.sa_family;
-	ret->type = get_int(fd, SOL_SOCKET, SO_TYPE);
-	ret->protocol = get_int(fd, SOL_SOCKET, SO_PROTOCOL);
+	ret->type = sockopt_get_int(fd, SOL_SOCKET, SO_TYPE, -1);
+	ret->protocol = sockopt_get_int(fd, SOL_SOCKET, SO_PROTOCOL, -1);
 	ret->state = TCP_CLOSE;
 	size = sizeof(ret->destination);
 	ret->connected = getpeername(fd, &ret->destination.any, &size) == 0;
@@ -162,7 +155,7 @@ static void fill_message(const struct dump_inet_socket *socket, InetSocket *mess
 	}
 	if (facts->domain == AF_INET6) {
 		message->has_v6only = 1;
-		message->v6only = get_int(socket->fd, IPPROTO_IPV6, IPV6_V6ONLY) > 0;
+		message->v6only = sockopt_get_int(socket->fd, IPPROTO_IPV6, IPV6_V6ONLY, -1) > 0;
 		if (facts->source.v6.sin6_scope_id && if_indextoname(facts->source.v6.sin6_scope_id, interface))
 			message->ifname = interface;
 	}
@@ -182,7 +175,7 @@ static int pack_file(struct dump_inet_socket *socket, SocketOptions *options)
 		message.shutdown = SOCKET_SHUTDOWN__SHUTDOWN_READ;
 	}
 	ip.has_freebind = 1;
-	ip.freebind = get_int(socket->fd, IPPROTO_IP, IP_FREEBIND) > 0;
+	ip.freebind = sockopt_get_int(socket->fd, IPPROTO_IP, IP_FREEBIND, -1) > 0;
 	message.ip_opts = &ip;
 	message.fown = &socket->owner;
 	message.opts = options;

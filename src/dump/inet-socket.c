@@ -39,25 +39,15 @@
 #include "net/lock.h"
 #include "tracee/freezer.h"
 #include "util/parallel.h"
+#include "util/sockopt.h"
 
 /* Connections for one thread: a new one takes as long as some. */
 #define SHARE 32
 
-static int get_int(int fd, int level, int name)
-{
-	int value = 0;
-	socklen_t size = sizeof(value);
-
-	return getsockopt(fd, level, name, &value, &size) < 0 ? -1 : value;
-}
-
 static bool match(const struct dump_file *file)
 {
-	int domain;
+	int domain = dump_socket_domain(file);
 
-	if (!S_ISSOCK(file->st.st_mode) || (file->flags & O_PATH))
-		return false;
-	domain = get_int(file->fd, SOL_SOCKET, SO_DOMAIN);
 	return domain == AF_INET || domain == AF_INET6;
 }
 
@@ -100,8 +90,8 @@ static void block(struct dump_context *ctx, const struct dump_inet_socket *socke
 				"an established TCP connection goes along only when that is asked for",
 				"use --tcp-established, or --tcp-close: the program then sees it closed");
 	else if (socket->verdict == DUMP_INET_EBPF)
-		dump_blocker_add(ctx, socket->process->pid, "descriptor", "an eBPF program filters its packets",
-				 "let the program detach it first", "fd %d -> socket:[%u]", socket->number, socket->ino);
+		dump_refuse(ctx, socket->process->pid, "descriptor", IMAGE_KIND_SOCKET_FILTER_EXTENDED, "fd %d -> socket:[%u]",
+			    socket->number, socket->ino);
 	else if (socket->kind == IMAGE_KIND_SOCKET_OTHER)
 		dump_refuse(ctx, socket->process->pid, "descriptor", IMAGE_KIND_SOCKET_OTHER, "fd %d -> socket:[%u]",
 			    socket->number, socket->ino);
@@ -219,7 +209,7 @@ static int add_tuple(struct net_tuples *tuples, const struct dump_inet_socket *s
 
 	if (facts->state == TCP_LISTEN)
 		return net_tuples_add_listening(tuples, &facts->source.any,
-						get_int(socket->fd, IPPROTO_IPV6, IPV6_V6ONLY) > 0);
+						sockopt_get_int(socket->fd, IPPROTO_IPV6, IPV6_V6ONLY, -1) > 0);
 	return facts->connected ? net_tuples_add(tuples, &facts->source.any, &facts->destination.any) : 0;
 }
 
@@ -293,7 +283,7 @@ static int dump(struct dump_context *ctx, const struct dump_file *file, struct e
 
 	if (!inet)
 		return error_set(error, -ENOMEM, "no memory for sockets");
-	if (get_int(file->fd, SOL_SOCKET, SO_PROTOCOL) != IPPROTO_TCP)
+	if (sockopt_get_int(file->fd, SOL_SOCKET, SO_PROTOCOL, -1) != IPPROTO_TCP)
 		return describe(ctx, inet, &socket, error);
 	ctx->has_tcp = true;
 	return file->frozen ? note(inet, &socket, error) : describe(ctx, inet, &socket, error);

@@ -18,16 +18,14 @@
  */
 #include <errno.h>
 #include <linux/inet_diag.h>
-#include <linux/sock_diag.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <netlink/msg.h>
-#include <netlink/netlink.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "dump/file-kind.h"
+#include "dump/sock-diag.h"
 #include "net/lock.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
@@ -88,45 +86,34 @@ static int open_one(struct listeners *listeners, struct dump_listener *noted)
 	return r;
 }
 
-static int take_message(struct nl_msg *message, void *argument)
+static int take_message(struct nlmsghdr *header, void *argument)
 {
-	const struct inet_diag_msg *diag = nlmsg_data(nlmsg_hdr(message));
+	const struct inet_diag_msg *diag = nlmsg_data(header);
 	struct listeners *listeners = argument;
 
 	if (diag->idiag_state != TCP_SYN_RECV && diag->idiag_inode != 0)
-		return NL_OK;
+		return 0;
 	array_for_each (listener, &listeners->list) {
 		if (listener->port != diag->id.idiag_sport)
 			continue;
 		listener->handshake |= diag->idiag_state == TCP_SYN_RECV;
 		listeners->coming = true;
 	}
-	return NL_OK;
+	return 0;
 }
 
-static int look_for_halves(struct listeners *listeners, uint8_t family)
+static int look_for_halves(struct listeners *listeners, uint8_t family, struct error *error)
 {
 	struct inet_diag_req_v2 request = { .sdiag_family = family,
 					    .sdiag_protocol = IPPROTO_TCP,
 					    .idiag_states = 1 << TCP_SYN_RECV | 1 << TCP_FIN_WAIT1 |
 							    1 << TCP_CLOSING | 1 << TCP_LAST_ACK };
-	struct nl_sock *socket = nl_socket_alloc();
-	int r;
 
-	if (!socket)
-		return -ENOMEM;
-	r = nl_connect(socket, NETLINK_SOCK_DIAG);
-	if (r == 0)
-		r = nl_socket_modify_cb(socket, NL_CB_VALID, NL_CB_CUSTOM, take_message, listeners);
-	if (r == 0)
-		r = nl_send_simple(socket, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, &request, sizeof(request));
-	r = r < 0 ? r : nl_recvmsgs_default(socket);
-	nl_socket_free(socket);
-	return r < 0 ? -EIO : 0;
+	return dump_sock_diag(&request, sizeof(request), true, take_message, listeners, "the TCP sockets of this host", error);
 }
 
 /* 1: nothing waits, and nothing is on its way. */
-static int is_settled(struct listeners *listeners)
+static int is_settled(struct listeners *listeners, struct error *error)
 {
 	int r;
 
@@ -136,14 +123,14 @@ static int is_settled(struct listeners *listeners)
 		listener->handshake = false;
 		r = read_info(listener->fd, &info);
 		if (r < 0)
-			return r;
+			return error_set_errno(error, r, "looking at what waits to be accepted");
 		if (info.tcpi_state == TCP_LISTEN && info.tcpi_unacked > 0)
 			return 0;
 	}
 	listeners->coming = false;
-	r = look_for_halves(listeners, AF_INET);
+	r = look_for_halves(listeners, AF_INET, error);
 	if (r == 0)
-		r = look_for_halves(listeners, AF_INET6);
+		r = look_for_halves(listeners, AF_INET6, error);
 	return r < 0 ? r : !listeners->coming;
 }
 
@@ -154,7 +141,7 @@ static int settle(struct dump_context *ctx, struct listeners *listeners, int64_t
 
 	if (r < 0)
 		return r;
-	while ((r = is_settled(listeners)) == 0 && clock_now_ns() < deadline)
+	while ((r = is_settled(listeners, error)) == 0 && clock_now_ns() < deadline)
 		nanosleep(&pause, NULL);
 	array_for_each (listener, &listeners->list) {
 		int defers = 0;
@@ -163,7 +150,7 @@ static int settle(struct dump_context *ctx, struct listeners *listeners, int64_t
 		(void)getsockopt(listener->fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, &defers, &size);
 		listener->noted->holds_back = listener->handshake && defers > 0;
 	}
-	return r < 0 ? error_set_errno(error, r, "looking at what waits to be accepted") : 0;
+	return r < 0 ? r : 0;
 }
 
 int dump_listeners_settle(struct dump_context *ctx, int64_t deadline, struct error *error)

@@ -20,21 +20,14 @@
 #include "image/socket-options.h"
 #include "util/buffer.h"
 #include "util/fdio.h"
+#include "util/sockopt.h"
 
 #define GROUP_WORDS 64 /* of 32 groups each */
 #define LIST_MAX    ((size_t)1 << 20)
 
-static int get_int(int fd, int name)
-{
-	int value = 0;
-	socklen_t size = sizeof(value);
-
-	return getsockopt(fd, SOL_SOCKET, name, &value, &size) < 0 ? -1 : value;
-}
-
 static bool match(const struct dump_file *file)
 {
-	return S_ISSOCK(file->st.st_mode) && !(file->flags & O_PATH) && get_int(file->fd, SO_DOMAIN) == AF_NETLINK;
+	return dump_socket_domain(file) == AF_NETLINK;
 }
 
 static bool has_unread(const struct dump_file *file)
@@ -92,9 +85,9 @@ static int dump(struct dump_context *ctx, const struct dump_file *file, struct e
 		return error_set_errno(error, -errno, "looking at a netlink socket");
 	message.id = file->id;
 	message.ino = (uint32_t)file->st.st_ino;
-	message.protocol = (uint32_t)get_int(file->fd, SO_PROTOCOL);
+	message.protocol = (uint32_t)sockopt_get_int(file->fd, SOL_SOCKET, SO_PROTOCOL, -1);
 	message.has_type = 1;
-	message.type = (uint32_t)get_int(file->fd, SO_TYPE);
+	message.type = (uint32_t)sockopt_get_int(file->fd, SOL_SOCKET, SO_TYPE, -1);
 	message.flags = file->flags;
 	message.portid = own.nl_pid;
 	message.dst_portid = peer.nl_pid;
@@ -107,13 +100,9 @@ static int dump(struct dump_context *ctx, const struct dump_file *file, struct e
 	message.groups = groups;
 	message.n_groups = size / sizeof(groups[0]);
 	check(ctx, file, &message);
-	r = dump_socket_options(ctx, file->fd, AF_NETLINK, (int)message.type, (int)message.protocol, &options, error);
-	if (r == -EOPNOTSUPP) {
-		dump_file_refuse(ctx, file, IMAGE_KIND_SOCKET_FILTER_EXTENDED);
-		return 0;
-	}
-	if (r < 0)
-		return r;
+	r = dump_socket_options(ctx, file, AF_NETLINK, (int)message.type, (int)message.protocol, &options, error);
+	if (r != 0)
+		return r < 0 ? r : 0;
 	message.fown = &owner;
 	message.opts = &options->message;
 	open.type = FILE_TYPE__FILE_NETLINK_SOCKET;

@@ -12,18 +12,17 @@
 #include <fcntl.h>
 #include <linux/if_packet.h>
 #include <linux/packet_diag.h>
-#include <linux/sock_diag.h>
 #include <net/if.h>
 #include <netinet/in.h>
-#include <netlink/msg.h>
-#include <netlink/netlink.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
 #include "dump/file-kind.h"
 #include "dump/parts.h"
+#include "dump/sock-diag.h"
 #include "image/socket-options.h"
+#include "util/sockopt.h"
 
 #define FANOUT_TYPE(value) ((unsigned)(value) >> 16 & 0xff)
 
@@ -32,20 +31,12 @@ struct listed {
 	uint32_t ino;		  /* that is looked for */
 	struct dump_arena *arena; /* borrowed */
 	PacketSocket *message;
-	bool found, ring, no_memory;
+	bool found, ring;
 };
-
-static int get_int(int fd, int level, int name)
-{
-	int value = 0;
-	socklen_t size = sizeof(value);
-
-	return getsockopt(fd, level, name, &value, &size) < 0 ? -1 : value;
-}
 
 static bool match(const struct dump_file *file)
 {
-	return S_ISSOCK(file->st.st_mode) && !(file->flags & O_PATH) && get_int(file->fd, SOL_SOCKET, SO_DOMAIN) == AF_PACKET;
+	return dump_socket_domain(file) == AF_PACKET;
 }
 
 /* ---- the list */
@@ -86,47 +77,28 @@ static int take_memberships(struct listed *listed, const struct nlattr *attribut
 	return r;
 }
 
-static int take_message(struct nl_msg *message, void *argument)
+static int take_message(struct nlmsghdr *header, void *argument)
 {
 	struct listed *listed = argument;
-	struct nlmsghdr *header = nlmsg_hdr(message);
 	struct nlattr *attributes[PACKET_DIAG_MAX + 1];
 	const struct packet_diag_msg *diag = nlmsg_data(header);
 
 	if (diag->pdiag_ino != listed->ino || nlmsg_parse(header, sizeof(*diag), attributes, PACKET_DIAG_MAX, NULL) < 0)
-		return NL_SKIP;
+		return 0;
 	listed->found = true;
 	listed->ring = attributes[PACKET_DIAG_RX_RING] || attributes[PACKET_DIAG_TX_RING];
 	if (attributes[PACKET_DIAG_INFO])
 		listed->message->copy_thresh =
 			((struct packet_diag_info *)nla_data(attributes[PACKET_DIAG_INFO]))->pdi_copy_thresh;
-	if (attributes[PACKET_DIAG_MCLIST] && take_memberships(listed, attributes[PACKET_DIAG_MCLIST]) < 0)
-		listed->no_memory = true;
-	return NL_OK;
+	return attributes[PACKET_DIAG_MCLIST] ? take_memberships(listed, attributes[PACKET_DIAG_MCLIST]) : 0;
 }
 
 static int read_list(struct listed *listed, struct error *error)
 {
 	struct packet_diag_req request = { .sdiag_family = AF_PACKET,
 					   .pdiag_show = PACKET_SHOW_INFO | PACKET_SHOW_MCLIST | PACKET_SHOW_RING_CFG };
-	struct nl_sock *socket = nl_socket_alloc();
-	int r;
 
-	if (!socket)
-		return error_set(error, -ENOMEM, "no memory for a netlink socket");
-	r = nl_connect(socket, NETLINK_SOCK_DIAG);
-	if (r == 0)
-		r = nl_socket_modify_cb(socket, NL_CB_VALID, NL_CB_CUSTOM, take_message, listed);
-	if (r == 0) {
-		r = nl_send_simple(socket, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, &request, sizeof(request));
-		r = r < 0 ? r : nl_recvmsgs_default(socket);
-	}
-	nl_socket_free(socket);
-	if (r < 0)
-		return error_set(error, -EIO, "listing the packet sockets of this host (sock_diag): %s", nl_geterror(r));
-	if (listed->no_memory)
-		return error_set(error, -ENOMEM, "no memory for packet sockets");
-	return 0;
+	return dump_sock_diag(&request, sizeof(request), true, take_message, listed, "the packet sockets of this host", error);
 }
 
 /* ---- one socket */
@@ -134,27 +106,27 @@ static int read_list(struct listed *listed, struct error *error)
 static void fill_message(const struct dump_file *file, const struct sockaddr_ll *address, PacketSocket *message,
 			 char interface[IF_NAMESIZE])
 {
-	int fanout = get_int(file->fd, SOL_PACKET, PACKET_FANOUT);
+	int fanout = sockopt_get_int(file->fd, SOL_PACKET, PACKET_FANOUT, -1);
 
 	message->id = file->id;
-	message->type = (uint32_t)get_int(file->fd, SOL_SOCKET, SO_TYPE);
+	message->type = (uint32_t)sockopt_get_int(file->fd, SOL_SOCKET, SO_TYPE, -1);
 	message->protocol = ntohs(address->sll_protocol);
 	message->flags = file->flags;
 	message->ifindex = (uint32_t)address->sll_ifindex;
 	if (address->sll_ifindex > 0)
 		message->interface = if_indextoname((unsigned)address->sll_ifindex, interface);
-	message->version = (uint32_t)get_int(file->fd, SOL_PACKET, PACKET_VERSION);
-	message->reserve = (uint32_t)get_int(file->fd, SOL_PACKET, PACKET_RESERVE);
-	message->aux_data = get_int(file->fd, SOL_PACKET, PACKET_AUXDATA) > 0;
-	message->orig_dev = get_int(file->fd, SOL_PACKET, PACKET_ORIGDEV) > 0;
-	message->vnet_hdr = get_int(file->fd, SOL_PACKET, PACKET_VNET_HDR) > 0;
-	message->loss = get_int(file->fd, SOL_PACKET, PACKET_LOSS) > 0;
-	message->timestamp = (uint32_t)get_int(file->fd, SOL_PACKET, PACKET_TIMESTAMP);
+	message->version = (uint32_t)sockopt_get_int(file->fd, SOL_PACKET, PACKET_VERSION, -1);
+	message->reserve = (uint32_t)sockopt_get_int(file->fd, SOL_PACKET, PACKET_RESERVE, -1);
+	message->aux_data = sockopt_get_int(file->fd, SOL_PACKET, PACKET_AUXDATA, -1) > 0;
+	message->orig_dev = sockopt_get_int(file->fd, SOL_PACKET, PACKET_ORIGDEV, -1) > 0;
+	message->vnet_hdr = sockopt_get_int(file->fd, SOL_PACKET, PACKET_VNET_HDR, -1) > 0;
+	message->loss = sockopt_get_int(file->fd, SOL_PACKET, PACKET_LOSS, -1) > 0;
+	message->timestamp = (uint32_t)sockopt_get_int(file->fd, SOL_PACKET, PACKET_TIMESTAMP, -1);
 	message->has_fanout = fanout > 0;
 	message->fanout = fanout > 0 ? (uint32_t)fanout : 0;
 	message->has_ignore_outgoing = message->has_qdisc_bypass = 1;
-	message->ignore_outgoing = get_int(file->fd, SOL_PACKET, PACKET_IGNORE_OUTGOING) > 0;
-	message->qdisc_bypass = get_int(file->fd, SOL_PACKET, PACKET_QDISC_BYPASS) > 0;
+	message->ignore_outgoing = sockopt_get_int(file->fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, -1) > 0;
+	message->qdisc_bypass = sockopt_get_int(file->fd, SOL_PACKET, PACKET_QDISC_BYPASS, -1) > 0;
 }
 
 static int add_record(struct dump_context *ctx, const struct dump_file *file, PacketSocket *message, struct error *error)
@@ -162,14 +134,10 @@ static int add_record(struct dump_context *ctx, const struct dump_file *file, Pa
 	struct image_socket_options *options = NULL;
 	OpenFile open = OPEN_FILE__INIT;
 	FileOwner owner = file->owner;
-	int r = dump_socket_options(ctx, file->fd, AF_PACKET, (int)message->type, 0, &options, error);
+	int r = dump_socket_options(ctx, file, AF_PACKET, (int)message->type, 0, &options, error);
 
-	if (r == -EOPNOTSUPP) {
-		dump_file_refuse(ctx, file, IMAGE_KIND_SOCKET_FILTER_EXTENDED);
-		return 0;
-	}
-	if (r < 0)
-		return r;
+	if (r != 0)
+		return r < 0 ? r : 0;
 	message->fown = &owner;
 	message->opts = &options->message;
 	open.type = FILE_TYPE__FILE_PACKET_SOCKET;

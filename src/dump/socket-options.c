@@ -6,12 +6,14 @@
 #include "image/socket-options.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "dump/file-kind.h"
 #include "util/cleanup.h"
+#include "util/sockopt.h"
 
 static int add_reference(struct dump_files *files, int domain, int type, int protocol, struct error *error)
 {
@@ -48,7 +50,7 @@ int dump_socket_reference_make(struct dump_files *files, int domain, int type, i
 	return dump_socket_reference(files, domain, type, protocol) ? 0 : add_reference(files, domain, type, protocol, error);
 }
 
-int dump_socket_options(struct dump_context *ctx, int fd, int domain, int type, int protocol,
+int dump_socket_options(struct dump_context *ctx, const struct dump_file *file, int domain, int type, int protocol,
 			struct image_socket_options **ret, struct error *error)
 {
 	struct dump_files *files = ctx->files;
@@ -62,11 +64,23 @@ int dump_socket_options(struct dump_context *ctx, int fd, int domain, int type, 
 	if (r < 0)
 		return r;
 	image_socket_options_deinit(files->options);
-	r = image_socket_options_read(fd, domain, type, protocol, dump_socket_reference(files, domain, type, protocol),
+	r = image_socket_options_read(file->fd, domain, type, protocol, dump_socket_reference(files, domain, type, protocol),
 				      files->options, error);
+	if (r == -EOPNOTSUPP) {
+		error_clear(error);
+		dump_file_refuse(ctx, file, IMAGE_KIND_SOCKET_FILTER_EXTENDED);
+		return 1;
+	}
 	if (r == 0)
 		*ret = files->options;
 	return r;
+}
+
+int dump_socket_domain(const struct dump_file *file)
+{
+	if (!S_ISSOCK(file->st.st_mode) || (file->flags & O_PATH))
+		return -1;
+	return sockopt_get_int(file->fd, SOL_SOCKET, SO_DOMAIN, -1);
 }
 
 void dump_socket_options_free(struct dump_files *files)

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Sockets of families and protocols that are refused, each by its name. */
-#include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 
 #include "dump/file-kind.h"
+#include "util/sockopt.h"
 
 #define ANY (-1)
 
@@ -36,13 +36,10 @@ static const struct {
 /* The place in the table, or COUNT(refused). */
 static size_t find(const struct dump_file *file)
 {
-	int domain = 0, protocol = 0;
-	socklen_t size = sizeof(domain);
+	int domain = dump_socket_domain(file), protocol = 0;
 	size_t i;
 
-	if (!S_ISSOCK(file->st.st_mode) || (file->flags & O_PATH) ||
-	    getsockopt(file->fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) < 0 ||
-	    getsockopt(file->fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &size) < 0)
+	if (domain < 0 || sockopt_read_int(file->fd, SOL_SOCKET, SO_PROTOCOL, &protocol) < 0)
 		return COUNT(refused);
 	for (i = 0; i < COUNT(refused); i++)
 		if (refused[i].domain == domain && (refused[i].protocol == ANY || refused[i].protocol == protocol))

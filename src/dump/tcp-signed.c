@@ -5,15 +5,12 @@
  */
 #include <errno.h>
 #include <linux/inet_diag.h>
-#include <linux/sock_diag.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <netlink/attr.h>
-#include <netlink/msg.h>
-#include <netlink/netlink.h>
 #include <string.h>
 #include <sys/socket.h>
 
+#include "dump/sock-diag.h"
 #include "dump/tcp.h"
 
 #ifndef TCP_AO_INFO
@@ -22,12 +19,12 @@
 #define AO_INFO_SIZE 48
 #define DIAG_MD5SIG 18 /* INET_DIAG_MD5SIG, Linux 4.14 */
 
-static int take_message(struct nl_msg *message, void *argument)
+static int take_message(struct nlmsghdr *header, void *argument)
 {
 	bool *is_signed = argument;
 
-	*is_signed = nlmsg_find_attr(nlmsg_hdr(message), sizeof(struct inet_diag_msg), DIAG_MD5SIG) != NULL;
-	return NL_OK;
+	*is_signed = nlmsg_find_attr(header, sizeof(struct inet_diag_msg), DIAG_MD5SIG) != NULL;
+	return 0;
 }
 
 static bool fill_id(int fd, struct inet_diag_req_v2 *request)
@@ -53,19 +50,10 @@ static bool has_md5(int fd)
 	/* Keys come with the information on the connection. */
 	struct inet_diag_req_v2 request = { .sdiag_protocol = IPPROTO_TCP, .idiag_states = UINT32_MAX,
 					    .idiag_ext = 1 << (INET_DIAG_INFO - 1) };
-	struct nl_sock *socket = fill_id(fd, &request) ? nl_socket_alloc() : NULL;
 	bool is_signed = false;
-	int r;
 
-	if (!socket)
-		return false;
-	nl_socket_disable_auto_ack(socket);
-	r = nl_connect(socket, NETLINK_SOCK_DIAG);
-	if (r == 0)
-		r = nl_socket_modify_cb(socket, NL_CB_VALID, NL_CB_CUSTOM, take_message, &is_signed);
-	if (r == 0 && nl_send_simple(socket, SOCK_DIAG_BY_FAMILY, 0, &request, sizeof(request)) >= 0)
-		(void)nl_recvmsgs_default(socket);
-	nl_socket_free(socket);
+	if (fill_id(fd, &request)) /* a socket that is not listed has no connection, and none that is signed */
+		(void)dump_sock_diag(&request, sizeof(request), false, take_message, &is_signed, "a TCP socket", NULL);
 	return is_signed;
 }
 

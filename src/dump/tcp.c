@@ -28,32 +28,21 @@
 
 #include "image/tcp-repair.h"
 #include "util/cleanup.h"
+#include "util/sockopt.h"
 #include "util/stop-point.h"
 
 #define QUEUE_MAX (32u << 20) /* bytes; a buffer of the kernel is some MiB */
 #define TRIES_MAX 10u
 #define SEGMENT_MAX (64u << 10)
 
-static int get_int(int fd, int level, int name, int *ret)
-{
-	socklen_t size = sizeof(*ret);
-
-	return getsockopt(fd, level, name, ret, &size) < 0 ? -errno : 0;
-}
-
-static int set_int(int fd, int level, int name, int value)
-{
-	return setsockopt(fd, level, name, &value, sizeof(value)) < 0 ? -errno : 0;
-}
-
 static int enter(int fd, const struct dump_tcp_mark *before)
 {
 	int r = image_tcp_set(fd, IMAGE_TCP_REPAIR);
 
 	if (r == 0 && !before->inline_urgent)
-		r = set_int(fd, SOL_SOCKET, SO_OOBINLINE, 1);
+		r = sockopt_set_int(fd, SOL_SOCKET, SO_OOBINLINE, 1);
 	if (r == 0 && before->peek_offset >= 0)
-		r = set_int(fd, SOL_SOCKET, SO_PEEK_OFF, -1);
+		r = sockopt_set_int(fd, SOL_SOCKET, SO_PEEK_OFF, -1);
 	return r;
 }
 
@@ -62,11 +51,11 @@ static int leave(int fd, const struct dump_tcp_mark *before)
 	int r = image_tcp_set(fd, IMAGE_TCP_QUIET);
 
 	if (r == 0 && before->reuse)
-		r = set_int(fd, SOL_SOCKET, SO_REUSEADDR, before->reuse);
+		r = sockopt_set_int(fd, SOL_SOCKET, SO_REUSEADDR, before->reuse);
 	if (r == 0 && !before->inline_urgent)
-		r = set_int(fd, SOL_SOCKET, SO_OOBINLINE, 0);
+		r = sockopt_set_int(fd, SOL_SOCKET, SO_OOBINLINE, 0);
 	if (r == 0 && before->peek_offset >= 0)
-		r = set_int(fd, SOL_SOCKET, SO_PEEK_OFF, before->peek_offset);
+		r = sockopt_set_int(fd, SOL_SOCKET, SO_PEEK_OFF, before->peek_offset);
 	return r;
 }
 
@@ -84,10 +73,10 @@ int dump_tcp_mend(const struct dump_tcp_mark *mark)
 /* The sequence number behind a queue, which is selected for reading. */
 static int select_queue(int fd, int queue, uint32_t *ret_next)
 {
-	int next = 0, r = set_int(fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, queue);
+	int next = 0, r = sockopt_set_int(fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, queue);
 
 	if (r == 0)
-		r = get_int(fd, IPPROTO_TCP, TCP_QUEUE_SEQ, &next);
+		r = sockopt_read_int(fd, IPPROTO_TCP, TCP_QUEUE_SEQ, &next);
 	if (r == 0)
 		*ret_next = (uint32_t)next;
 	return r;
@@ -155,9 +144,9 @@ static int read_windows(int fd, TcpStream *message)
 
 	if (getsockopt(fd, IPPROTO_TCP, TCP_REPAIR_WINDOW, &window, &size) < 0)
 		return -errno;
-	r = get_int(fd, IPPROTO_TCP, TCP_MAXSEG, &mss);
+	r = sockopt_read_int(fd, IPPROTO_TCP, TCP_MAXSEG, &mss);
 	if (r == 0)
-		r = get_int(fd, IPPROTO_TCP, TCP_TIMESTAMP, &clock);
+		r = sockopt_read_int(fd, IPPROTO_TCP, TCP_TIMESTAMP, &clock);
 	message->mss_clamp = (uint32_t)mss;
 	message->has_timestamp = true;
 	message->timestamp = (uint32_t)clock;

@@ -6,16 +6,14 @@
  * tells the inode numbers of those other ends, in the order in which they will be accepted.
  */
 #include <errno.h>
-#include <linux/sock_diag.h>
 #include <linux/unix_diag.h>
 #include <netinet/tcp.h>
-#include <netlink/msg.h>
-#include <netlink/netlink.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "dump/sock-diag.h"
 #include "dump/unix.h"
 
 static int take_clients(struct dump_unix *sockets, struct unix_info *info, const struct nlattr *attribute)
@@ -31,16 +29,15 @@ static int take_clients(struct dump_unix *sockets, struct unix_info *info, const
 	return 0;
 }
 
-static int take_message(struct nl_msg *message, void *argument)
+static int take_message(struct nlmsghdr *header, void *argument)
 {
 	struct dump_unix *sockets = argument;
-	struct nlmsghdr *header = nlmsg_hdr(message);
 	struct nlattr *attributes[UNIX_DIAG_MAX + 1];
 	struct unix_diag_msg *diag = nlmsg_data(header);
 	struct unix_info info;
 
 	if (nlmsg_parse(header, sizeof(*diag), attributes, UNIX_DIAG_MAX, NULL) < 0)
-		return NL_SKIP;
+		return 0;
 	info = (struct unix_info){ .ino = diag->udiag_ino, .type = diag->udiag_type, .state = diag->udiag_state };
 	if (attributes[UNIX_DIAG_PEER]) {
 		info.has_peer = true;
@@ -53,8 +50,8 @@ static int take_message(struct nl_msg *message, void *argument)
 	if (attributes[UNIX_DIAG_RQLEN])
 		info.backlog = ((struct unix_diag_rqlen *)nla_data(attributes[UNIX_DIAG_RQLEN]))->udiag_wqueue;
 	if (attributes[UNIX_DIAG_ICONS] && take_clients(sockets, &info, attributes[UNIX_DIAG_ICONS]) < 0)
-		return NL_STOP;
-	return array_append(&sockets->all, info) < 0 ? NL_STOP : NL_OK;
+		return -ENOMEM;
+	return array_append(&sockets->all, info);
 }
 
 static int compare_info(const void *left, const void *right)
@@ -70,22 +67,12 @@ static int read_list(struct dump_unix *sockets, struct error *error)
 					 .udiag_states = UINT32_MAX,
 					 .udiag_show = UDIAG_SHOW_VFS | UDIAG_SHOW_PEER | UDIAG_SHOW_RQLEN |
 						       UDIAG_SHOW_ICONS };
-	struct nl_sock *socket = nl_socket_alloc();
 	int r;
 
 	array_clear(&sockets->all);
-	if (!socket)
-		return error_set(error, -ENOMEM, "no memory for a netlink socket");
-	r = nl_connect(socket, NETLINK_SOCK_DIAG);
-	if (r == 0)
-		r = nl_socket_modify_cb(socket, NL_CB_VALID, NL_CB_CUSTOM, take_message, sockets);
-	if (r == 0) {
-		r = nl_send_simple(socket, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, &request, sizeof(request));
-		r = r < 0 ? r : nl_recvmsgs_default(socket);
-	}
-	nl_socket_free(socket);
+	r = dump_sock_diag(&request, sizeof(request), true, take_message, sockets, "the UNIX sockets of this host", error);
 	if (r < 0)
-		return error_set(error, -EIO, "listing the UNIX sockets of this host (sock_diag): %s", nl_geterror(r));
+		return r;
 	if (sockets->all.count > 1)
 		qsort(sockets->all.items, sockets->all.count, sizeof(sockets->all.items[0]), compare_info);
 	return 0;

@@ -32,6 +32,7 @@
 #include "dump/unix.h"
 #include "sk-packet.pb-c.h"
 #include "util/cleanup.h"
+#include "util/sockopt.h"
 
 #define PIECE_MAX  ((size_t)1 << 20)
 #define EMPTY_MAX  4096 /* empty datagrams in one queue */
@@ -62,19 +63,6 @@ struct walk {
 	bool at_mark;	    /* ... and it comes first */
 	char urgent;
 };
-
-static int get_option(int fd, int name)
-{
-	socklen_t size = sizeof(int);
-	int value = -1;
-
-	return getsockopt(fd, SOL_SOCKET, name, &value, &size) < 0 ? -errno : value;
-}
-
-static int set_option(int fd, int name, int value)
-{
-	return setsockopt(fd, SOL_SOCKET, name, &value, sizeof(value)) < 0 ? -errno : 0;
-}
 
 /* ---- one piece */
 
@@ -140,7 +128,7 @@ static int find_last(struct walk *walk, const struct piece *piece, size_t *ret, 
 	struct piece look;
 	int r;
 
-	r = set_option(walk->full->fd, SO_PEEK_OFF, walk->offset);
+	r = sockopt_set_int(walk->full->fd, SOL_SOCKET, SO_PEEK_OFF, walk->offset);
 	if (r == 0) {
 		r = peek(walk, (size_t)piece->size - 1, true, &look);
 		drop_rights(&look);
@@ -148,7 +136,7 @@ static int find_last(struct walk *walk, const struct piece *piece, size_t *ret, 
 		r = r == -EFAULT ? 0 : r;
 	}
 	if (r == 0)
-		r = set_option(walk->full->fd, SO_PEEK_OFF, walk->offset + (int)piece->size);
+		r = sockopt_set_int(walk->full->fd, SOL_SOCKET, SO_PEEK_OFF, walk->offset + (int)piece->size);
 	return r < 0 ? error_set_errno(error, r, "looking at the data of a socket") : 0;
 }
 
@@ -279,22 +267,22 @@ static int walk_queue(struct dump_context *ctx, struct walk *walk, struct error 
 
 static int read_queue(struct dump_context *ctx, struct walk *walk, struct error *error)
 {
-	int fd = walk->full->fd, before = get_option(fd, SO_PEEK_OFF), inline_before = 0, mark = 0, r;
+	int fd = walk->full->fd, before = sockopt_get_int(fd, SOL_SOCKET, SO_PEEK_OFF, -1), inline_before = 0, mark = 0, r;
 
 	if (walk->full->type == SOCK_STREAM) {
-		inline_before = get_option(fd, SO_OOBINLINE);
+		inline_before = sockopt_get_int(fd, SOL_SOCKET, SO_OOBINLINE, -1);
 		if (inline_before > 0)
-			(void)set_option(fd, SO_OOBINLINE, 0);
+			(void)sockopt_set_int(fd, SOL_SOCKET, SO_OOBINLINE, 0);
 		walk->has_urgent = recv(fd, &walk->urgent, 1, MSG_OOB | MSG_PEEK | MSG_DONTWAIT) == 1;
 		walk->at_mark = walk->has_urgent && ioctl(fd, SIOCATMARK, &mark) == 0 && mark;
 		if (walk->has_urgent || inline_before > 0)
-			(void)set_option(fd, SO_OOBINLINE, walk->has_urgent);
+			(void)sockopt_set_int(fd, SOL_SOCKET, SO_OOBINLINE, walk->has_urgent);
 	}
-	r = set_option(fd, SO_PEEK_OFF, 0);
+	r = sockopt_set_int(fd, SOL_SOCKET, SO_PEEK_OFF, 0);
 	r = r < 0 ? error_set_errno(error, r, "SO_PEEK_OFF") : walk_queue(ctx, walk, error);
-	(void)set_option(fd, SO_PEEK_OFF, before);
-	if (walk->full->type == SOCK_STREAM && get_option(fd, SO_OOBINLINE) != inline_before)
-		(void)set_option(fd, SO_OOBINLINE, inline_before);
+	(void)sockopt_set_int(fd, SOL_SOCKET, SO_PEEK_OFF, before);
+	if (walk->full->type == SOCK_STREAM && sockopt_get_int(fd, SOL_SOCKET, SO_OOBINLINE, -1) != inline_before)
+		(void)sockopt_set_int(fd, SOL_SOCKET, SO_OOBINLINE, inline_before);
 	return r;
 }
 

@@ -187,13 +187,9 @@ static int add_record(struct dump_context *ctx, const struct dump_file *file, Un
 	FileOwner owner = file->owner;
 	int r;
 
-	r = dump_socket_options(ctx, file->fd, AF_UNIX, (int)message->type, 0, &options, error);
-	if (r == -EOPNOTSUPP) {
-		dump_file_refuse(ctx, file, IMAGE_KIND_SOCKET_FILTER_EXTENDED);
-		return 0;
-	}
-	if (r < 0)
-		return r;
+	r = dump_socket_options(ctx, file, AF_UNIX, (int)message->type, 0, &options, error);
+	if (r != 0)
+		return r < 0 ? r : 0;
 	message->fown = &owner;
 	message->opts = &options->message;
 	open.type = FILE_TYPE__FILE_UNIX_SOCKET;
@@ -274,12 +270,7 @@ static int dump(struct dump_context *ctx, const struct dump_file *file, struct e
 
 static bool match(const struct dump_file *file)
 {
-	int domain = 0;
-	socklen_t size = sizeof(domain);
-
-	if (!S_ISSOCK(file->st.st_mode) || (file->flags & O_PATH))
-		return false;
-	return getsockopt(file->fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX;
+	return dump_socket_domain(file) == AF_UNIX;
 }
 
 /* ---- the whole */

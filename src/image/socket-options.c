@@ -12,6 +12,7 @@
  * number.
  */
 #include "image/socket-options.h"
+#include "util/sockopt.h"
 
 #include <errno.h>
 #include <linux/filter.h>
@@ -208,16 +209,6 @@ static bool level_applies(int level, int domain, int type, int protocol)
 	return true;
 }
 
-static int get_int(int fd, int level, int name, int fallback)
-{
-	int value = 0;
-	socklen_t size = sizeof(value);
-
-	if (getsockopt(fd, level, name, &value, &size) < 0)
-		return fallback;
-	return value;
-}
-
 static void read_plain(int fd, int domain, int type, int protocol, const SocketOptions *reference,
 		       SocketOptions *message)
 {
@@ -228,7 +219,7 @@ static void read_plain(int fd, int domain, int type, int protocol, const SocketO
 
 		if (!level_applies(plain[i].level, domain, type, protocol))
 			continue;
-		value = get_int(fd, plain[i].level, plain[i].name, -1);
+		value = sockopt_get_int(fd, plain[i].level, plain[i].name, -1);
 		if (value < 0 || (usual && *(const int *)(usual + plain[i].value) == value))
 			continue;
 		*(protobuf_c_boolean *)(base + plain[i].has) = 1;
@@ -300,8 +291,8 @@ int image_socket_options_read(int fd, int domain, int type, int protocol,
 	socket_options__init(message);
 	ret->filter = NULL;
 	ret->device[0] = '\0';
-	message->so_sndbuf = (uint32_t)get_int(fd, SOL_SOCKET, SO_SNDBUF, 0);
-	message->so_rcvbuf = (uint32_t)get_int(fd, SOL_SOCKET, SO_RCVBUF, 0);
+	message->so_sndbuf = (uint32_t)sockopt_get_int(fd, SOL_SOCKET, SO_SNDBUF, 0);
+	message->so_rcvbuf = (uint32_t)sockopt_get_int(fd, SOL_SOCKET, SO_RCVBUF, 0);
 	size = sizeof(time);
 	if (getsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &time, &size) == 0) {
 		message->so_snd_tmo_sec = (uint64_t)time.tv_sec;
@@ -313,17 +304,17 @@ int image_socket_options_read(int fd, int domain, int type, int protocol,
 		message->so_rcv_tmo_usec = (uint64_t)time.tv_usec;
 	}
 	message->has_reuseaddr = 1;
-	message->reuseaddr = get_int(fd, SOL_SOCKET, SO_REUSEADDR, 0) != 0;
+	message->reuseaddr = sockopt_get_int(fd, SOL_SOCKET, SO_REUSEADDR, 0) != 0;
 	message->has_so_passcred = 1;
-	message->so_passcred = get_int(fd, SOL_SOCKET, SO_PASSCRED, 0) != 0;
+	message->so_passcred = sockopt_get_int(fd, SOL_SOCKET, SO_PASSCRED, 0) != 0;
 	message->has_so_priority = 1;
-	message->so_priority = (uint32_t)get_int(fd, SOL_SOCKET, SO_PRIORITY, 0);
+	message->so_priority = (uint32_t)sockopt_get_int(fd, SOL_SOCKET, SO_PRIORITY, 0);
 	size = sizeof(linger);
 	if (getsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, &size) == 0 && linger.l_onoff) {
 		message->has_so_linger = 1;
 		message->so_linger = (uint32_t)linger.l_linger;
 	}
-	value = get_int(fd, SOL_SOCKET, SO_BUF_LOCK, -1);
+	value = sockopt_get_int(fd, SOL_SOCKET, SO_BUF_LOCK, -1);
 	message->has_so_buf_lock = value >= 0;
 	message->so_buf_lock = value >= 0 ? (uint32_t)value : 0;
 	size = sizeof(ret->device);
@@ -364,7 +355,7 @@ static int set_option(int fd, int level, int name, const void *value, size_t siz
 
 static int set_int(int fd, int level, int name, int value, struct error *error)
 {
-	if (get_int(fd, level, name, ~value) == value)
+	if (sockopt_get_int(fd, level, name, ~value) == value)
 		return 0;
 	return set_option(fd, level, name, &value, sizeof(value), error);
 }
@@ -464,7 +455,7 @@ static int write_buffer(int fd, int name, int force, uint32_t wanted, struct err
 {
 	int half = (int)(wanted / 2);
 
-	if (wanted == 0 || get_int(fd, SOL_SOCKET, name, 0) == (int)wanted)
+	if (wanted == 0 || sockopt_get_int(fd, SOL_SOCKET, name, 0) == (int)wanted)
 		return 0;
 	return set_option(fd, SOL_SOCKET, force, &half, sizeof(half), error);
 }

@@ -34,17 +34,13 @@
 #include "util/buffer.h"
 #include "util/cleanup.h"
 #include "util/fdio.h"
+#include "util/sockopt.h"
 
 #define PING_GROUPS "/proc/sys/net/ipv4/ping_group_range"
 #define QUEUE_BUFFER (16 << 20) /* bytes, while the queue is filled */
 #define HOPS 64
 
 /* ---- the socket */
-
-static int set_int(int fd, int level, int name, int value)
-{
-	return setsockopt(fd, level, name, &value, sizeof(value)) < 0 ? -errno : 0;
-}
 
 static bool is_ping(const InetSocket *message)
 {
@@ -150,12 +146,12 @@ static int set_interfaces(int fd, const InetSocket *message, struct error *error
 	if (r == 0 && message->multicast_interface) {
 		r = find_interface(message->multicast_interface, &index, error);
 		if (r == 0)
-			(void)set_int(fd, IPPROTO_IPV6, IPV6_MULTICAST_IF, (int)index);
+			(void)sockopt_set_int(fd, IPPROTO_IPV6, IPV6_MULTICAST_IF, (int)index);
 	}
 	if (r == 0 && message->unicast_interface) {
 		r = find_interface(message->unicast_interface, &index, error);
 		if (r == 0)
-			(void)set_int(fd, v6 ? IPPROTO_IPV6 : IPPROTO_IP, v6 ? IPV6_UNICAST_IF : IP_UNICAST_IF,
+			(void)sockopt_set_int(fd, v6 ? IPPROTO_IPV6 : IPPROTO_IP, v6 ? IPV6_UNICAST_IF : IP_UNICAST_IF,
 				      (int)htonl(index));
 	}
 	if (r == 0 && message->multicast_address.len == sizeof(struct in_addr) &&
@@ -311,7 +307,7 @@ static int fill_queue(int fd, const struct image_set *images, uint32_t id, const
 		if (raw[0] < 0) {
 			raw[0] = socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW);
 			raw[1] = socket(AF_INET6, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW);
-			(void)set_int(fd, SOL_SOCKET, SO_RCVBUFFORCE, QUEUE_BUFFER);
+			(void)sockopt_set_int(fd, SOL_SOCKET, SO_RCVBUFFORCE, QUEUE_BUFFER);
 			if (socket_message->opts->so_bound_dev)
 				(void)setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, "", 0);
 		}

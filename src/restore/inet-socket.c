@@ -28,6 +28,7 @@
 #include "restore/file-kind.h"
 #include "restore/tcp.h"
 #include "util/cleanup.h"
+#include "util/sockopt.h"
 
 socklen_t restore_inet_address(const InetSocket *message, bool peer, union restore_address *ret)
 {
@@ -66,11 +67,6 @@ static void format_socket(const InetSocket *message, const union restore_address
 		 v6 ? "[" : "", host, v6 ? "]" : "", message->src_port);
 }
 
-static int set_int(int fd, int level, int name, int value)
-{
-	return setsockopt(fd, level, name, &value, sizeof(value)) < 0 ? -errno : 0;
-}
-
 static int new_socket(const InetSocket *message, struct error *error)
 {
 	int fd;
@@ -95,11 +91,11 @@ int restore_inet_bind(int fd, const InetSocket *message, struct error *error)
 		return error_set(error, -EPROTO, "a socket's address is damaged");
 	format_socket(message, &address, text, sizeof(text));
 	if (message->family == AF_INET6 && message->has_v6only)
-		(void)set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, message->v6only);
-	(void)set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
-	(void)set_int(fd, IPPROTO_IP, IP_FREEBIND, 1);
+		(void)sockopt_set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, message->v6only);
+	(void)sockopt_set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+	(void)sockopt_set_int(fd, IPPROTO_IP, IP_FREEBIND, 1);
 	r = bind(fd, &address.any, size) < 0 ? -errno : 0;
-	(void)set_int(fd, IPPROTO_IP, IP_FREEBIND, freebind);
+	(void)sockopt_set_int(fd, IPPROTO_IP, IP_FREEBIND, freebind);
 	if (r == -EADDRINUSE)
 		return error_set(error, r, "%s is in use", text);
 	return r < 0 ? error_set_errno(error, r, "binding the %s", text) : 0;
@@ -160,7 +156,7 @@ static int make_closed(struct restore_files *files, const InetSocket *message, i
 		address.v6.sin6_port = htons(files->loopback_port);
 		inet_pton(AF_INET6, "::ffff:127.0.0.1", &address.v6.sin6_addr);
 		size = sizeof(address.v6);
-		(void)set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0);
+		(void)sockopt_set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0);
 	} else {
 		address.v4.sin_family = AF_INET;
 		address.v4.sin_port = htons(files->loopback_port);

@@ -39,6 +39,7 @@
 #include "tcp-stream.pb-c.h"
 #include "util/cleanup.h"
 #include "util/parallel.h"
+#include "util/sockopt.h"
 
 #define CHUNK 32768u          /* bytes of a queue in one call: one piece of memory of the kernel */
 #define QUEUE_MAX (32u << 20) /* as on the source */
@@ -52,11 +53,6 @@ struct stream {
 	const uint8_t *written;
 	uint32_t sent; /* bytes of `written` that were sent */
 };
-
-static int set_int(int fd, int level, int name, int value)
-{
-	return setsockopt(fd, level, name, &value, sizeof(value)) < 0 ? -errno : 0;
-}
 
 /* Shut down by the program: a FIN of ours has a sequence number. */
 static bool has_own_fin(uint32_t state)
@@ -102,17 +98,17 @@ static int make_room(int fd, const TcpStream *message)
 	int r = 0;
 
 	if (message->inq_len > 0)
-		r = set_int(fd, SOL_SOCKET, SO_RCVBUFFORCE, (int)(ROOM_MIN + 2 * message->inq_len));
+		r = sockopt_set_int(fd, SOL_SOCKET, SO_RCVBUFFORCE, (int)(ROOM_MIN + 2 * message->inq_len));
 	if (r == 0 && message->outq_len > 0)
-		r = set_int(fd, SOL_SOCKET, SO_SNDBUFFORCE, (int)(ROOM_MIN + 2 * message->outq_len));
+		r = sockopt_set_int(fd, SOL_SOCKET, SO_SNDBUFFORCE, (int)(ROOM_MIN + 2 * message->outq_len));
 	return r;
 }
 
 static int set_sequence(int fd, int queue, uint32_t number)
 {
-	int r = set_int(fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, queue);
+	int r = sockopt_set_int(fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, queue);
 
-	return r < 0 ? r : set_int(fd, IPPROTO_TCP, TCP_QUEUE_SEQ, (int)number);
+	return r < 0 ? r : sockopt_set_int(fd, IPPROTO_TCP, TCP_QUEUE_SEQ, (int)number);
 }
 
 /* Bytes (with our FIN) that the peer may not have acknowledged, and was sent. */
@@ -137,8 +133,8 @@ static int connect_quietly(int fd, const InetSocket *socket, const struct stream
 		return error_set(error, -EPROTO, "a connection's address is damaged");
 	if (getsockopt(fd, IPPROTO_IP, IP_TRANSPARENT, &value, &bool_size) == 0)
 		transparent = value;
-	(void)set_int(fd, IPPROTO_IP, IP_FREEBIND, 1);
-	(void)set_int(fd, IPPROTO_IP, IP_TRANSPARENT, 1);
+	(void)sockopt_set_int(fd, IPPROTO_IP, IP_FREEBIND, 1);
+	(void)sockopt_set_int(fd, IPPROTO_IP, IP_TRANSPARENT, 1);
 	if (bind(fd, &source.any, size) < 0)
 		return error_set_errno(error, -errno, "binding a connection");
 	r = set_sequence(fd, TCP_RECV_QUEUE, message->inq_seq - message->inq_len);
@@ -149,8 +145,8 @@ static int connect_quietly(int fd, const InetSocket *socket, const struct stream
 	if (connect(fd, &peer.any, peer_size) < 0)
 		return error_set_errno(error, -errno,
 				       errno == EADDRNOTAVAIL ? "this connection exists already" : "connecting quietly");
-	(void)set_int(fd, IPPROTO_IP, IP_TRANSPARENT, transparent);
-	(void)set_int(fd, IPPROTO_IP, IP_FREEBIND, socket->ip_opts && socket->ip_opts->freebind);
+	(void)sockopt_set_int(fd, IPPROTO_IP, IP_TRANSPARENT, transparent);
+	(void)sockopt_set_int(fd, IPPROTO_IP, IP_FREEBIND, socket->ip_opts && socket->ip_opts->freebind);
 	return 0;
 }
 
@@ -170,7 +166,7 @@ static int negotiate(int fd, const TcpStream *message)
 		options[count++] = (struct tcp_repair_opt){ .opt_code = TCPOPT_TIMESTAMP };
 	r = setsockopt(fd, IPPROTO_TCP, TCP_REPAIR_OPTIONS, options, (socklen_t)(count * sizeof(options[0]))) < 0 ? -errno : 0;
 	if (r == 0 && message->opt_mask & TCPI_OPT_TIMESTAMPS && message->has_timestamp)
-		r = set_int(fd, IPPROTO_TCP, TCP_TIMESTAMP, (int)message->timestamp);
+		r = sockopt_set_int(fd, IPPROTO_TCP, TCP_TIMESTAMP, (int)message->timestamp);
 	return r;
 }
 
@@ -205,12 +201,12 @@ static int fill_queues(int fd, const InetSocket *socket, const struct stream *st
 	int r = 0;
 
 	if (message->inq_len > 0) {
-		r = set_int(fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_RECV_QUEUE);
+		r = sockopt_set_int(fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_RECV_QUEUE);
 		if (r == 0)
 			r = put(fd, stream->received, message->inq_len);
 	}
 	if (r == 0)
-		r = set_int(fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE);
+		r = sockopt_set_int(fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE);
 	if (r == 0 && is_waiting(socket, stream))
 		r = put(fd, (const uint8_t *)"", 1);
 	if (r == 0)
@@ -220,7 +216,7 @@ static int fill_queues(int fd, const InetSocket *socket, const struct stream *st
 	else if (r == 0 && has_own_fin(socket->state) && shutdown(fd, SHUT_WR) < 0)
 		r = -errno;
 	if (r == 0)
-		r = set_int(fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_NO_QUEUE);
+		r = sockopt_set_int(fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_NO_QUEUE);
 	return r;
 }
 
@@ -264,10 +260,10 @@ static int make_connecting(int fd, const InetSocket *socket, const TcpStream *me
 
 	if (size == 0)
 		return error_set(error, -EPROTO, "a connection's address is damaged");
-	(void)set_int(fd, IPPROTO_IP, IP_FREEBIND, 1);
+	(void)sockopt_set_int(fd, IPPROTO_IP, IP_FREEBIND, 1);
 	if (bind(fd, &source.any, size) < 0)
 		return error_set_errno(error, -errno, "binding a connection");
-	(void)set_int(fd, IPPROTO_IP, IP_FREEBIND, socket->ip_opts && socket->ip_opts->freebind);
+	(void)sockopt_set_int(fd, IPPROTO_IP, IP_FREEBIND, socket->ip_opts && socket->ip_opts->freebind);
 	r = set_sequence(fd, TCP_SEND_QUEUE, message->outq_seq - 1);
 	return r < 0 ? error_set_errno(error, r, "setting a sequence number") : 0;
 }
@@ -313,7 +309,7 @@ static int open_one(const struct restore_tree *tree, const InetSocket *message, 
 	if (r < 0)
 		return r;
 	if (message->family == AF_INET6 && message->has_v6only)
-		(void)set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, message->v6only);
+		(void)sockopt_set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, message->v6only);
 	r = image_socket_options_write(fd, message->opts, error);
 	if (r < 0)
 		return r;
@@ -407,7 +403,7 @@ static int go_index(void *context, unsigned worker, size_t index, struct error *
 	int r = image_tcp_set(connection->fd, connection->connecting ? IMAGE_TCP_QUIET : IMAGE_TCP_PROBE);
 
 	if (r == 0 && connection->reuse)
-		r = set_int(connection->fd, SOL_SOCKET, SO_REUSEADDR, connection->reuse);
+		r = sockopt_set_int(connection->fd, SOL_SOCKET, SO_REUSEADDR, connection->reuse);
 	if (r == 0 && connection->connecting)
 		r = begin_again(connection);
 	going->failed += r < 0; /* one failure does not keep it from the others */
