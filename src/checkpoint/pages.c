@@ -310,7 +310,7 @@ static int drop_foreign(struct checkpoint *checkpoint, struct restore_process *p
 	const struct image_set *images = image_directory_set(checkpoint->directory);
 	const struct image_record *record = image_set_find(images, IMAGE_MM, (uint32_t)process->pid);
 	_cleanup_message_ AddressSpace *mm = NULL;
-	struct family family = { .lazy = checkpoint->lazy, .pid = process->pid, 
+	struct family family = { .lazy = checkpoint->lazy, .pid = process->pid,
 				 .parent_pid = process->parent->owner ? process->parent->owner->pid : process->parent->pid };
 	range_list ranges = { 0 };
 	int r = record ? image_unpack(record, address_space, &mm, error) : 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What is found out of a TCP socket from its descriptor alone, by any thread: it changes nothing but the struct dump_inet_socket
- * that it is given, and leaves records as bytes, which inet-socket.c adds.
+ * What is found out of a TCP socket from its descriptor alone, by any thread: it changes nothing but the struct
+ * dump_inet_socket that it is given, and leaves records as bytes, which inet-socket.c adds.
  */
 #include <errno.h>
 #include <net/if.h>

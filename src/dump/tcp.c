@@ -222,7 +222,8 @@ int dump_tcp_read(struct dump_tcp_mark *mark, pid_t pid, int number, int fd, con
 	/* What entering and asking changes. */
 	mark->reuse = options->message.reuseaddr;
 	mark->inline_urgent = options->message.has_so_oobinline && options->message.so_oobinline;
-	mark->peek_offset = image_socket_options_other(options, SOL_SOCKET, SO_PEEK_OFF, -1); /* before Linux 6.9 TCP has none */
+	/* Before Linux 6.9 TCP has none. */
+	mark->peek_offset = image_socket_options_other(options, SOL_SOCKET, SO_PEEK_OFF, -1);
 	atomic_store(&mark->pid, pid);
 	r = enter(fd, mark);
 	stop_point("tcp-repair");

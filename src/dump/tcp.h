@@ -22,9 +22,9 @@ enum image_kind dump_tcp_kind(int fd);
 bool dump_tcp_is_signed(int fd);
 
 /*
- * Reads a connection whose program stands still: PID `pid` has it open as `number`, we as `fd`; `info` and `options` were read
- * from it just before. `message` is initialised by the caller, `data` gets what was received and then what is to be sent. `mark`
- * may be NULL, and is used by one thread at a time.
+ * Reads a connection whose program stands still: PID `pid` has it open as `number`, we as `fd`; `info` and `options` were
+ * read from it just before. `message` is initialised by the caller, `data` gets what was received and then what is to be sent.
+ * `mark` may be NULL, and is used by one thread at a time.
  */
 int dump_tcp_read(struct dump_tcp_mark *mark, pid_t pid, int number, int fd, const struct tcp_info *info,
 		  const struct image_socket_options *options, TcpStream *message, struct buffer *data, struct error *error);

@@ -55,7 +55,8 @@ struct image_tree {
 
 /*
  * Fills in what is to be found. -EPROTO: parents do not come before children, or a PID is there twice. -EINVAL: processes
- * cannot have come into their sessions like that. -EXDEV: nor to the memory that they share. -ENOMEM. Takes n log n, and a walk to the root for each fresh process.
+ * cannot have come into their sessions like that. -EXDEV: nor to the memory that they share. -ENOMEM. Takes n log n, and a
+ * walk to the root for each fresh process.
  */
 int image_tree_plan(struct image_tree *tree, struct error *error);
 void image_tree_deinit(struct image_tree *tree);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Descriptor tables, file system contexts, memory and signal handlers that processes share (IMAGE_IDS): a shell has its maker's,
- * from its beginning on, or its own. One that shared a table in an earlier round gets its own where it has that on the source
- * now; one that shared memory is made anew (layout.c).
+ * Descriptor tables, file system contexts, memory and signal handlers that processes share (IMAGE_IDS): a shell has its
+ * maker's, from its beginning on, or its own. One that shared a table in an earlier round gets its own where it has that on
+ * the source now; one that shared memory is made anew (layout.c).
  */
 #include <errno.h>
 #include <linux/sched.h>

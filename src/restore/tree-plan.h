@@ -9,7 +9,7 @@
  * exists from its step CLONE to its step END, which every helper gets.
  */
 enum restore_tree_op {
-	RESTORE_TREE_CLONE,  /* `by` clones `who` with PID `number`, as its child or, where it is no parent, sibling; 0: any PID */
+	RESTORE_TREE_CLONE,  /* `by` clones `who` with PID `number` (0: any), as its child or, where it is no parent, sibling */
 	RESTORE_TREE_SETSID, /* `who` begins its own session */
 	RESTORE_TREE_END,    /* the helper `who` ends; its children go to `by`, an ancestor of it */
 };

@@ -37,7 +37,8 @@
  * stop the process for the scan.
  *
  * What the program may notice: a page fault of some 0.8 us at the first write to each page after a protecting scan; that a
- * new mapping beside a tracked one is not made one with it, until the next round; and if it begins to use a userfaultfd of its own on a mapping that is tracked, it gets EBUSY.
+ * new mapping beside a tracked one is not made one with it, until the next round; and if it begins to use a userfaultfd of its
+ * own on a mapping that is tracked, it gets EBUSY.
  *
  * One `struct track` is one address space. A fork's child is not tracked: start a track of its own for it. When the
  * process called execve() or ended, track_update() answers -ESRCH; stop the track then.

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* deps: restore image */
 /*
- * Trees with random histories (fork, clone with CLONE_VM, exec, setsid, exit, subreapers) in a model of the kernel's rules are made again in another
- * model, by the steps that are planned: at once, level by level, and on top of what was there at an earlier moment.
+ * Trees with random histories (fork, clone with CLONE_VM, exec, setsid, exit, subreapers) in a model of the kernel's rules
+ * are made again in another model, by the steps that are planned: at once, level by level, and on top of what was there at
+ * an earlier moment.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -275,8 +276,12 @@ static void assert_same(const struct model *model, const struct image_tree *tree
 static void begin_target(struct model *target, const struct image_tree *tree)
 {
 	target->count = 0;
-	target->list[target->count++] = (struct model_process){ .pid = ROOT, .sid = tree->processes.items[0].sid,
-								.memory = ROOT, .parent = OUTSIDE, .alive = true, .wanted = true };
+	target->list[target->count++] = (struct model_process){ .pid = ROOT,
+								.sid = tree->processes.items[0].sid,
+								.memory = ROOT,
+								.parent = OUTSIDE,
+								.alive = true,
+								.wanted = true };
 }
 
 /*

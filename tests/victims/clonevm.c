@@ -11,8 +11,8 @@
  *	+- owner	forked: a copy of that memory
  *	+- heir		made by owner as a child of the root, with owner's memory
  *
- * SIGUSR2 makes any of them sleep(1), by execve(2), and SIGKILL may end it: then it is not asked any more. DIR/pids has the PIDs
- * of leader, owner and heir.
+ * SIGUSR2 makes any of them sleep(1), by execve(2), and SIGKILL may end it: then it is not asked any more. DIR/pids has the
+ * PIDs of leader, owner and heir.
  * They are asked by a futex in memory that they share. All but the root use no library: its thread-local memory is the root's.
  */
 #include "victim.h"
@@ -278,7 +278,9 @@ static bool check_handlers(struct victim *v)
 	CHECK(v, result == 0 && sigaction(SIGUSR1, NULL, &now) == 0 && now.sa_handler == on_signal,
 	      "a handler set by one that shares them is not the root's");
 	result = s.counter;
-	CHECK(v, kill(s.pid[HANDLERS], SIGUSR1) == 0 && WAIT_FOR(((volatile struct state *)&s)->counter == result + SIGUSR1, 5000),
+	CHECK(v,
+	      kill(s.pid[HANDLERS], SIGUSR1) == 0 &&
+		      WAIT_FOR(((volatile struct state *)&s)->counter == result + SIGUSR1, 5000),
 	      "a handler set by another one is not run");
 	return true;
 }
