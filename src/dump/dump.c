@@ -171,6 +171,8 @@ int dump_preflight(struct dump_context *ctx, struct image_set *images, struct er
 	if (r == 0)
 		r = dump_files_collect(ctx, error);
 	if (r == 0)
+		dump_vfork_check(ctx);
+	if (r == 0)
 		r = dump_sharing_outside(ctx, error);
 	if (r == 0)
 		r = dump_outside_check(ctx, error);

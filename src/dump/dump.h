@@ -183,6 +183,13 @@ int dump_frozen(struct dump_context *ctx, struct tracee_tree *tree, struct image
  */
 int dump_listeners_settle(struct dump_context *ctx, int64_t deadline, struct error *error);
 
+/*
+ * The tree runs: waits for all that wait for a child of vfork(2) to begin another program or to end, as nobody can stop them.
+ * 0, or the PID of one that still waits at the deadline. By what the last look has found.
+ */
+#define DUMP_VFORK_NS (1 * CLOCK_S) /* how long that is worth waiting for */
+pid_t dump_vfork_settle(const struct dump_context *ctx, int64_t deadline);
+
 /* Gives the socket that a mark names back what it had, after the end of who has set it. 0 also when there is none. */
 int dump_tcp_mend(const struct dump_tcp_mark *mark);
 

@@ -103,6 +103,9 @@ void dump_sharing_check(struct dump_context *ctx);
 int dump_sharing_outside(struct dump_context *ctx, struct error *error);
 void dump_sharing_threads(struct dump_context *ctx, const struct dump_process *process);
 
+/* vfork.c: a blocker for who waits for a child of vfork(2), after 100 ms. */
+void dump_vfork_check(struct dump_context *ctx);
+
 /* tree-record.c: IMAGE_PSTREE of all processes and zombies, IMAGE_IDS of processes, IMAGE_CORE of zombies; ctx->tree. */
 int dump_tree_records(struct dump_context *ctx, bool frozen, struct error *error);
 

@@ -227,6 +227,33 @@ static bool is_passing(const struct source *source, int r)
 	return r == -ESRCH || (r == -EBUSY && !image_blockers_empty(&source->dump->blockers));
 }
 
+static int settle_vforks(struct source *source, int64_t deadline, struct error *error)
+{
+	pid_t pid = dump_vfork_settle(source->dump, deadline);
+
+	return !pid ? 0 : error_set(error, -EBUSY, "PID %d cannot be stopped: %s; %s", pid,
+				    image_kind_get(IMAGE_KIND_VFORK).cause, image_kind_get(IMAGE_KIND_VFORK).remedy);
+}
+
+/* What the tree has to do by itself before it can be stopped. */
+static int settle(struct source *source, struct error *error)
+{
+	int r = settle_vforks(source, clock_deadline(DUMP_VFORK_NS), error);
+
+	return r < 0 ? r : dump_listeners_settle(source->dump, clock_deadline(SETTLE_NS), error);
+}
+
+/* The tree runs again: has it not stopped for a vfork(2) that began after the last look? */
+static int explain_timeout(struct source *source, struct error *error)
+{
+	struct error why = ERROR_INIT;
+
+	if (source_look(source, dump_layout, NULL) < 0 || settle_vforks(source, 0, &why) == 0)
+		return -ETIMEDOUT;
+	*error = why;
+	return -EBUSY;
+}
+
 static int collect_patiently(struct source *source, int64_t *ret_deadline, struct error *error)
 {
 	struct error why = ERROR_INIT;
@@ -238,7 +265,7 @@ static int collect_patiently(struct source *source, int64_t *ret_deadline, struc
 			r = source_check_cancel(source, &why);
 		if (r < 0)
 			break;
-		r = dump_listeners_settle(source->dump, clock_deadline(SETTLE_NS), &why);
+		r = settle(source, &why);
 		if (r < 0)
 			break;
 		*ret_deadline = clock_deadline(SOURCE_HANDOVER_NS);
@@ -251,6 +278,8 @@ static int collect_patiently(struct source *source, int64_t *ret_deadline, struc
 			return r;
 		error_clear(&why);
 	}
+	if (r == -ETIMEDOUT && !source->stopped)
+		r = explain_timeout(source, &why);
 	if (r < 0)
 		*error = why;
 	if (r == -EBUSY)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Processes that share memory (CLONE_VM) while some of them end, or begin another program."""
+import contextlib
 import signal
 
 import pytest
@@ -89,3 +90,49 @@ def test_killed(two_hosts, page_server, start_victim):
     job.kill()
     assert diff_settled(before, a, victim.pid) == []
     victim.check(a)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_vforks(two_hosts, keys, start_victim, mode):
+    """Of a parent that waits for a child of vfork(2) and of the child one is always in the way, but not for long."""
+    a, b, _ = two_hosts
+    with PageServer(a, keys) as on_a, PageServer(b, keys) as on_b:
+        victim = start_victim(a, "vforks")
+        victim.check(a)
+        for source, target, server in ((a, b, on_b), (b, a, on_a)) * 2:
+            result = send(source, server, victim.pid, mode=mode)
+            assert result.status == 0, result.text()
+            victim.check(target)
+
+
+@contextlib.contextmanager
+def held(victim):
+    """A child waits between vfork(2) and execve(2)."""
+    (victim.dir / "held").unlink(missing_ok=True)
+    (victim.dir / "hold").touch()
+    wait_until(lambda: (victim.dir / "held").is_symlink(), 10, "vfork")
+    try:
+        yield
+    finally:
+        (victim.dir / "hold").unlink()
+
+
+def test_vfork_that_does_not_end(two_hosts, page_server, start_victim):
+    """Found in the preflight; if it begins later, before the freeze; or by a freeze that does not come about."""
+    a, _, _ = two_hosts
+    victim = start_victim(a, "vforks")
+    victim.check(a)
+    with held(victim):
+        result = send(a, page_server, victim.pid)
+        assert result.status == 1 and "child of vfork(2)" in result.text(), result.text()
+    victim.check(a)
+    for point in ("round 2", "freeze"):
+        job = send_start(a, page_server, victim.pid, env=stop_at(point))
+        job.wait_stopped()
+        with held(victim):
+            job.go_on()
+            assert job.wait(60).status == 1 and "child of vfork(2)" in job.text(), job.text()
+            assert point == "freeze" or job.json["downtime_ms"] == 0, job.text()
+        victim.check(a)
+    result = send(a, page_server, victim.pid)
+    assert result.status == 0, result.text()
