@@ -224,6 +224,20 @@ static void describe(struct checkpoint *checkpoint)
 		checkpoint->summary->threads += (uint32_t)(*process)->tracee->threads.count;
 }
 
+/* A restore that was not to be interrupted says of which tree it is. */
+static int restore(struct checkpoint *checkpoint, struct error *error)
+{
+	int r = build(checkpoint, error);
+
+	if (r == 0) {
+		describe(checkpoint);
+		r = finish(checkpoint, error);
+	}
+	if (r == 0 || r == -ECANCELED || checkpoint->tree->processes.count == 0)
+		return r;
+	return error_wrap(error, r, "PID %d of %s", checkpoint->tree->processes.items[0]->pid, checkpoint->options->path);
+}
+
 int checkpoint_restore(const struct checkpoint_restore_options *options, const struct log *log,
 		       struct checkpoint_summary *summary, struct checkpoint_lazy **ret_lazy, struct error *error)
 {
@@ -245,11 +259,7 @@ int checkpoint_restore(const struct checkpoint_restore_options *options, const s
 	if (r == 0 && options->lazy_pages)
 		r = checkpoint_lazy_new(&checkpoint, &checkpoint.lazy, error);
 	if (r == 0)
-		r = build(&checkpoint, error);
-	if (r == 0) {
-		describe(&checkpoint);
-		r = finish(&checkpoint, error);
-	}
+		r = restore(&checkpoint, error);
 	summary->ready_ms = (double)(clock_now_ns() - checkpoint.began) / (double)CLOCK_MS;
 	if (r == 0)
 		take_locks(&checkpoint);

@@ -134,6 +134,7 @@ struct dump_context {
 	int64_t deadline;                   /* for batches, see util/clock.h; CLOCK_FOREVER unless the caller sets it */
 	struct net_lock *lock;              /* stops TCP connections at the freeze; borrowed, NULL: nothing does */
 	struct net_lock *kept_lock;         /* engaged likewise: one that stays when the tree is ended; borrowed, may be NULL */
+	bool lockless;                      /* there can be no lock: sockets that listen go along without */
 	struct freezer *freezer;            /* holds the tree while its sockets are read; borrowed, NULL: the stop is enough */
 	struct dump_tcp_mark *tcp_marks;    /* DUMP_TCP_MARKS, borrowed; NULL: nobody would look */
 	bool has_tcp;                       /* a collection has met a TCP socket */

@@ -19,6 +19,7 @@
 #include "fsnotify.pb-c.h"
 #include "image/build-id.h"
 #include "util/buffer.h"
+#include "util/pidmap.h"
 
 #define DUMP_LINK_MAX 4352 /* PATH_MAX and " (deleted)" */
 
@@ -211,6 +212,7 @@ struct dump_files {
 	struct dump_mounts *mounts; /* watched.c, of this collection */
 	struct dump_inet *inet;     /* inet-socket.c, of this collection */
 	ARRAY(struct dump_listener) listeners; /* listeners.c */
+	struct pidmap unsigned_tcp; /* inet-socket.c: inode numbers of connections that were found to have no keys; owned */
 	struct dump_ptys *ptys;	    /* pty.c, of this collection */
 	ARRAY(struct dump_pty_identity) pairs; /* pty.c: of the last collection */
 	ARRAY(uint32_t) masters;    /* pty.c: numbers of pseudo-terminals whose masters dump_ptys_find() has found */

@@ -105,6 +105,7 @@ void dump_files_free(struct dump_files *files)
 	array_deinit(&files->build_ids);
 	dump_names_free(files);
 	array_deinit(&files->listeners);
+	pidmap_deinit(&files->unsigned_tcp);
 	array_deinit(&files->queues);
 	dump_socket_options_free(files);
 	buffer_deinit(&files->info);

@@ -70,8 +70,8 @@ static void judge_connection(const struct dump_context *ctx, struct dump_inet_so
 {
 	enum image_kind kind = dump_tcp_kind(socket->fd);
 
-	/* A connection begins with its keys. */
-	if (!socket->frozen && dump_tcp_is_signed(socket->fd))
+	/* A connection begins with its keys: of one that was looked at before the freeze it is known. */
+	if ((!socket->frozen || !pidmap_get(&ctx->files->unsigned_tcp, socket->ino)) && dump_tcp_is_signed(socket->fd))
 		kind = IMAGE_KIND_TCP_SIGNED;
 	/* What is unread now need not be so at the freeze. */
 	if (kind != IMAGE_KIND_TCP_CONNECTION && (kind != IMAGE_KIND_TCP_UNREAD_URGENT || socket->frozen))
@@ -86,6 +86,8 @@ static void judge(const struct dump_context *ctx, struct dump_inet_socket *socke
 	socket->verdict = DUMP_INET_MOVES;
 	if (!is_tcp(facts)) {
 		refuse(socket, IMAGE_KIND_SOCKET_OTHER);
+	} else if (facts->state == TCP_LISTEN && socket->frozen && !ctx->lock && !ctx->kept_lock && !ctx->lockless) {
+		refuse(socket, IMAGE_KIND_TCP_NO_LOCK); /* it has come since; for a moment */
 	} else if (facts->state == TCP_CLOSE || ctx->options->tcp_close) {
 		return;
 	} else if (facts->state == TCP_LISTEN) {
@@ -97,6 +99,8 @@ static void judge(const struct dump_context *ctx, struct dump_inet_socket *socke
 	} else if (socket->frozen && !ctx->lock && !ctx->kept_lock) {
 		/* What comes in after it was read would be acknowledged here, and be nowhere. */
 		refuse(socket, IMAGE_KIND_TCP_NO_LOCK);
+	} else if (socket->frozen && facts->state == TCP_SYN_RECV) {
+		refuse(socket, IMAGE_KIND_TCP_HANDSHAKE);
 	} else {
 		judge_connection(ctx, socket);
 	}

@@ -113,6 +113,12 @@ static struct dump_inet *get_inet(struct dump_files *files)
 	return files->inet;
 }
 
+/* Its keys were looked for, and there are none. */
+static bool is_known_unsigned(const struct dump_inet_socket *socket)
+{
+	return socket->verdict == DUMP_INET_MOVES && socket->ino && dump_inet_is_connection(&socket->facts);
+}
+
 /* Blockers, or records: of a connection the message, then its queues. */
 static int conclude(struct dump_context *ctx, struct dump_inet *inet, const struct dump_inet_socket *socket,
 		    struct error *error)
@@ -121,8 +127,9 @@ static int conclude(struct dump_context *ctx, struct dump_inet *inet, const stru
 	int r = 0;
 
 	ctx->has_connections |= dump_inet_is_connection(facts);
-	if (!socket->frozen && facts->state == TCP_LISTEN &&
-	    dump_listener_note(ctx->files, socket->process->pid, socket->number) < 0)
+	if (facts->state == TCP_LISTEN && dump_listener_note(ctx->files, socket->process->pid, socket->number) < 0)
+		return error_set(error, -ENOMEM, "no memory for sockets");
+	if (!socket->frozen && is_known_unsigned(socket) && pidmap_put(&ctx->files->unsigned_tcp, socket->ino, inet) < 0)
 		return error_set(error, -ENOMEM, "no memory for sockets");
 	if (dump_inet_is_connection(facts))
 		r = dump_inet_note_loopback(ctx, inet, socket, error);

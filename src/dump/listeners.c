@@ -62,11 +62,11 @@ static int read_info(int fd, struct tcp_info *ret)
 }
 
 /* 0 also when the program has closed it meanwhile. */
-static int open_one(struct listeners *listeners, struct dump_listener *noted)
+static int open_one(const struct dump_context *ctx, struct listeners *listeners, struct dump_listener *noted)
 {
 	struct listener listener = { .noted = noted };
-	_cleanup_fd_ int pidfd = (int)syscall(SYS_pidfd_open, noted->pid, 0);
-	_cleanup_fd_ int fd = pidfd < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, pidfd, noted->number, 0);
+	const struct dump_process *process = dump_context_find(ctx, noted->pid); /* its PID may be another's by now */
+	_cleanup_fd_ int fd = process ? (int)syscall(SYS_pidfd_getfd, process->pidfd, noted->number, 0) : -1;
 	struct sockaddr_in6 address = { 0 };
 	socklen_t size = sizeof(address), v6only_size = sizeof(int);
 	struct tcp_info info = { 0 };
@@ -162,7 +162,7 @@ int dump_listeners_settle(struct dump_context *ctx, int64_t deadline, struct err
 		return 0;
 	array_for_each (listener, &ctx->files->listeners)
 		if (r == 0)
-			r = open_one(&listeners, listener);
+			r = open_one(ctx, &listeners, listener);
 	if (r < 0)
 		error_set_errno(error, r, "opening the listening sockets");
 	else if (listeners.list.count > 0)

@@ -216,7 +216,10 @@ static int let_go_again(struct source *source, unsigned tries, const struct erro
 	tracee_tree_release(source->stopped);
 	source->stopped = NULL;
 	source_enter(source, PHASE_PRECOPY);
-	lock_release(source);
+	/* A tree that runs with its connections held up would lose them. */
+	r = lock_open(source, error);
+	if (r < 0)
+		return r;
 	nanosleep(&pause, NULL);
 	r = lock_prepare(source, error);
 	return r < 0 ? r : round_once(source, error);

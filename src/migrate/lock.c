@@ -28,6 +28,7 @@ static int make(struct source *source, struct error *why, struct error *error)
 
 	if (r == -ENOMEM)
 		return error_set(error, r, "%s", why->message);
+	source->dump->lockless = r < 0;
 	if (r < 0)
 		return 0;
 	r = name_lock(source, name, error);
@@ -61,11 +62,16 @@ int lock_prepare(struct source *source, struct error *error)
 	return r == 0 && source->net_lock ? net_lock_prepare(source->net_lock, error) : r;
 }
 
+int lock_open(struct source *source, struct error *error)
+{
+	return source->net_lock ? net_lock_release(source->net_lock, error) : 0;
+}
+
 void lock_release(struct source *source)
 {
 	struct error error = ERROR_INIT;
 
-	if (source->net_lock && net_lock_release(source->net_lock, &error) < 0)
+	if (lock_open(source, &error) < 0)
 		log_error(source->log, "%s", error.message);
 }
 

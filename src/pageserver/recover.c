@@ -226,7 +226,12 @@ static int recover_one(struct registry *registry, JournalEntry *entry, struct er
 	case JOURNAL_ABORTED:
 		if (same_boot)
 			kill_all(entry);
-		if (same_boot && entry->hook_due)
+		if (same_boot && entry->n_ipc) {
+			image_ipc_end(entry);
+			entry->n_ipc = 0;
+			r = rewrite(registry, entry, JOURNAL_ABORTED, error);
+		}
+		if (r == 0 && same_boot && entry->hook_due)
 			r = tell_hook_aborted(registry, entry, error);
 		if (r < 0)
 			return r;

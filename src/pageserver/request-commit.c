@@ -13,6 +13,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "image/tcp-repair.h"
+#include "net/lock.h"
 #include "session.h"
 #include "util/cleanup.h"
 #include "util/stop-point.h"
@@ -27,6 +29,22 @@ static int keep(struct session *session, struct error *error)
 	r = restore_tree_keep(session->tree, error);
 	pthread_rwlock_unlock(&session->tree_lock);
 	return r;
+}
+
+/* It stays frozen and will be killed: of that its peers are not to hear, as the source has their connections. */
+static void take_back(struct session *session)
+{
+	struct error error = ERROR_INIT;
+
+	if (!session->net_lock)
+		return;
+	if (net_lock_engage(session->net_lock, &session->tuples, &error) < 0)
+		log_error(session->log, "session %s: %s", session->text, error.message);
+	for (size_t i = 0; i < session->process_count; i++) {
+		error_clear(&error);
+		if (journal_process_alive(&session->processes[i]) && image_tcp_hush(session->processes[i].pid, &error) < 0)
+			log_error(session->log, "session %s: %s", session->text, error.message);
+	}
 }
 
 static int go(struct session *session, struct error *error)
@@ -51,7 +69,10 @@ static int go(struct session *session, struct error *error)
 	/* The cgroup's end sets it free as well. */
 	log_error(session->log, "session %s: %s", session->text, error_text(error, r));
 	error_clear(error);
-	return freezer_remove(session->freezer, clock_deadline(5 * CLOCK_S), error);
+	r = freezer_remove(session->freezer, clock_deadline(5 * CLOCK_S), error);
+	if (r < 0)
+		take_back(session);
+	return r;
 }
 
 /* Locks first: their list is the tree's. */

@@ -48,11 +48,11 @@ int session_journal(struct session *session, enum journal_phase phase, struct er
 	JournalProcess agent = JOURNAL_PROCESS__INIT;
 	JournalProcess **processes = calloc(session->process_count + 1, sizeof(*processes));
 	_cleanup_free_ JournalIpc **ipc = NULL;
+	bool ours = phase <= JOURNAL_COMMITTED || phase == JOURNAL_ABORTED; /* once it runs, they are nobody's to remove */
 	char keeper[108];
 	int r;
 
-	/* Once it runs, or never will, they are nobody's to remove. */
-	if (!processes || (phase <= JOURNAL_COMMITTED && image_ipc_note(&session->ipc, &entry, &ipc) < 0)) {
+	if (!processes || (ours && image_ipc_note(&session->ipc, &entry, &ipc) < 0)) {
 		free(processes);
 		return error_set_errno(error, -ENOMEM, "cannot write the journal");
 	}

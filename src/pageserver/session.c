@@ -266,7 +266,7 @@ static void abort_session(struct session *session, const struct error *error)
 {
 	struct error local = ERROR_INIT;
 	enum phase phase = session_phase(session);
-	bool has_prepared = phase == PHASE_PREPARED || phase == PHASE_COMMITTED, is_gone, hook_was_due;
+	bool has_prepared = phase == PHASE_PREPARED || phase == PHASE_COMMITTED, is_gone, hook_was_due, had_ipc;
 
 	/* Written before anybody is told, or anything done: from here on it will never run, whatever happens to us. */
 	if (phase != PHASE_NEW && session_journal(session, JOURNAL_ABORTED, &local) < 0)
@@ -280,12 +280,14 @@ static void abort_session(struct session *session, const struct error *error)
 		stream_set_cancel(session->control, -1);
 		wire_send_failure(session->control, error->code, error->message);
 	}
+	had_ipc = session->ipc.list.count > 0;
+	image_ipcs_deinit(&session->ipc); /* they are removed */
 	hook_was_due = session->hook_prepared;
 	session_hook_aborted(session);
 	/* Without PREPARED no COMMIT is sent, so nobody will ever ask. */
 	if (is_gone && !has_prepared)
 		journal_remove(session->registry->dir_fd, session->id, NULL);
-	else if (hook_was_due && session_journal(session, JOURNAL_ABORTED, &local) < 0)
+	else if ((hook_was_due || had_ipc) && session_journal(session, JOURNAL_ABORTED, &local) < 0)
 		log_error(session->log, "session %s of %s: %s", session->text, session->peer, local.message);
 }
 

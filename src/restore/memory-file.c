@@ -230,7 +230,7 @@ int restore_memory_files_compare(const struct restore_files *files, const struct
 		if (r == 0)
 			r = is_mapped(images, record->id, &mapped, error);
 		if (r == 0 && !mapped)
-			r = error_set(error, -ESTALE, "%s has been modified since", message->path);
+			r = error_set(error, -ESTALE, "%s has been modified since the tree was dumped", message->path);
 		if (r < 0)
 			return r;
 	}

@@ -2,8 +2,10 @@
 """TCP connections to a client on a third host, which sees nothing of a move but a pause: every byte comes back in its place,
 and nothing is reset.
 """
+import errno
 import random
 import re
+import select
 import socket
 import threading
 import time
@@ -228,6 +230,46 @@ def test_first_connection_after_the_preflight(two_hosts, lan, address, page_serv
         (tmp_path / "wanted").unlink()
         assert job.wait(60).status == 0, job.text()
         assert read_exactly(connection, 9) == b"meanwhile"
+    assert not locks(a) and not locks(b)
+    b.kill(pid)
+
+
+LATE_LISTENER = f"""
+import os, socket, sys, time
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.005)
+with socket.create_server((sys.argv[2], {PORT})) as server:
+    open(sys.argv[1] + "-done", "w")
+    while True:
+        with server.accept()[0] as connection:
+            connection.sendall(b"hello")
+            connection.recv(100)
+"""
+
+
+def test_first_listener_after_the_preflight(two_hosts, lan, address, page_server, tmp_path):
+    """Who calls while nobody runs is answered by the target, and not by the kernel of the source, which nobody asks any more."""
+    a, b, _ = two_hosts
+    lan.give(a)
+    pid = a.spawn_daemon(["/usr/bin/python3", "-c", LATE_LISTENER, tmp_path / "go", lan.service])
+    job = send_start(a, page_server, pid, hook=address.path, env=stop_at("round 2"))
+    job.wait_stopped()
+    assert not locks(a)
+    (tmp_path / "go").touch()
+    wait_until(lambda: (tmp_path / "go-done").exists(), 20, "it listens")
+    job.go_on()
+    wait_until(lambda: (tmp_path / "wanted").exists(), 20, "nobody runs")
+    with lan.hosts[0].network():
+        connection = socket.socket()
+        connection.setblocking(False)
+    with connection:
+        assert connection.connect_ex((lan.service, PORT)) == errno.EINPROGRESS
+        assert select.select([], [connection], [], 0.2)[1] == [], "the source has answered"
+        lan.give(b)
+        (tmp_path / "wanted").unlink()
+        assert job.wait(60).status == 0, job.text()
+        connection.settimeout(20)
+        assert read_exactly(connection, 5) == b"hello"
     assert not locks(a) and not locks(b)
     b.kill(pid)
 

@@ -100,6 +100,7 @@ static inline void move_begin(struct move *move, void (*setup)(const char *direc
 	move->source.processes.items = move->source_list;
 	move->source.processes.count = 1;
 	move->source.deadline = CLOCK_FOREVER;
+	move->source.lockless = true; /* but for tests that set a lock */
 	image_blockers_init(&move->source.blockers);
 }
 

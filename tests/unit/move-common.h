@@ -215,6 +215,8 @@ static int move_take(struct move *move, pid_t pid, const struct dump_options *op
 
 	r = dump_context_new(pid, options, NULL, &move->dump, error);
 	if (r == 0)
+		move->dump->lockless = true;
+	if (r == 0)
 		r = image_set_new(&move->images);
 	if (r == 0)
 		r = dump_preflight(move->dump, move->images, error);

@@ -614,6 +614,86 @@ static void test_signed(void **state)
 	move_end(&move);
 }
 
+/* The same for one that begins after the preflight. */
+static void test_signed_late(void **state)
+{
+	struct sockaddr_storage own, moved;
+	socklen_t size = make_address(AF_INET, HERE, PORT, &own);
+	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct net_lock *lock = NULL;
+	struct error error = ERROR_INIT;
+	struct move move;
+
+	make_address(AF_INET, MOVED, 0, &moved);
+	set_int(listener, SOL_SOCKET, SO_REUSEADDR, 1);
+	set_key(listener, &moved);
+	assert_int_equal(bind(listener, (struct sockaddr *)&own, size), 0);
+	assert_int_equal(listen(listener, 5), 0);
+	move_begin(&move, setup_signed);
+	move.dump_options.tcp_established = true;
+	assert_int_equal(net_lock_new(NET_LOCK_SOURCE, "unittest", &lock, &error), 0);
+	move.source.lock = lock;
+	move_dump(&move, true);
+	assert_true(move_has_blocker(&move, "its segments are signed"));
+	close(listener);
+	assert_int_equal(net_lock_release(lock, &error), 0);
+	net_lock_free(lock);
+	move_end(&move);
+}
+
+/* ---- accepted with the first packet, before the handshake is complete */
+
+#define HOLD "hold-handshake" /* table of nftables that lets the first packet through only */
+
+/* Descriptor 0 of the child is the connection; the peer is a child of it that ends. */
+static void setup_fast_open(const char *directory)
+{
+	struct sockaddr_storage own;
+	socklen_t size = make_address(AF_INET, MOVED, PORT, &own);
+	int first = socket(AF_INET, SOCK_STREAM, 0), listener = fcntl(first, F_DUPFD, 1);
+	pid_t peer;
+
+	close(first);
+	set_int(listener, SOL_SOCKET, SO_REUSEADDR, 1);
+	set_int(listener, IPPROTO_TCP, TCP_FASTOPEN, 5);
+	CHILD_CHECK(bind(listener, (struct sockaddr *)&own, size) == 0 && listen(listener, 5) == 0);
+	peer = fork();
+	if (peer == 0) {
+		int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+		CHILD_CHECK(sendto(fd, "x", 1, MSG_FASTOPEN, (struct sockaddr *)&own, size) == 1);
+		_exit(0);
+	}
+	CHILD_CHECK(accept(listener, NULL, NULL) == 0);
+	close(listener);
+	CHILD_CHECK(waitpid(peer, NULL, 0) == peer);
+}
+
+static void test_handshake(void **state)
+{
+	struct error error = ERROR_INIT;
+	struct net_lock *lock = NULL;
+	struct move move;
+	int fd;
+
+	assert_int_equal(system("sysctl -qw net.ipv4.tcp_fastopen=0x607 && nft add table inet " HOLD " && "
+				"nft 'add chain inet " HOLD " in { type filter hook input priority 0; }' && "
+				"nft 'add rule inet " HOLD " in tcp dport 7001 tcp flags & (syn | ack) == ack drop'"), 0);
+	move_begin(&move, setup_fast_open);
+	move.dump_options.tcp_established = true;
+	fd = (int)syscall(SYS_pidfd_getfd, move.source_process.pidfd, 0, 0);
+	assert_int_equal(state_of(fd), TCP_SYN_RECV);
+	close(fd);
+	assert_int_equal(net_lock_new(NET_LOCK_SOURCE, "unittest", &lock, &error), 0);
+	move.source.lock = lock;
+	move_dump(&move, true);
+	assert_true(move_has_blocker(&move, "handshake is not complete"));
+	assert_int_equal(net_lock_release(lock, &error), 0);
+	net_lock_free(lock);
+	move_end(&move);
+	assert_int_equal(system("nft delete table inet " HOLD), 0);
+}
+
 /* ---- */
 
 static int own_network(void **state)
@@ -635,7 +715,8 @@ int main(void)
 		cmocka_unit_test(test_given_up),	cmocka_unit_test(test_shut_for_writing),
 		cmocka_unit_test(test_fin_wait2),	cmocka_unit_test(test_close_wait),
 		cmocka_unit_test(test_last_ack),	cmocka_unit_test(test_connecting),
-		cmocka_unit_test(test_signed),
+		cmocka_unit_test(test_signed),		cmocka_unit_test(test_signed_late),
+		cmocka_unit_test(test_handshake),
 	};
 
 	struct error error = ERROR_INIT;
