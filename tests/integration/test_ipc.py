@@ -2,6 +2,7 @@
 """What outlives processes, System V objects and files in memory: what becomes of it on each side, whatever happens; and whose
 it is.
 """
+import contextlib
 import re
 import subprocess
 
@@ -146,23 +147,43 @@ def test_mq_notify(two_hosts, page_server, start_victim):
     assert not objects(b)
 
 
+STRANGER = {
+    "mqueue": "f = open('{id}')",
+    "posix-shm": "import mmap; f = open('{id}', 'r+b'); m = mmap.mmap(f.fileno(), 4096)",
+    "sysv-shm": "c.shmat.restype = ctypes.c_long; assert c.shmat({id}, None, 0) > 0",
+    "sysv-sem": "assert c.semctl({id}, 1, 16, 1) == 0",  # SETVAL
+    "sysv-msg": "assert c.msgsnd({id}, (ctypes.c_long * 2)(9, 9), 8, 0) == 0",
+}
+
+
+def stranger(kind, ident):
+    """The command of a program that uses such an object, then says so and waits."""
+    return ["/usr/bin/python3", "-c", "import ctypes, sys; c = ctypes.CDLL(None)\n" + STRANGER[kind].format(id=ident) +
+            "\nprint(flush=True); sys.stdin.read()"]
+
+
+@contextlib.contextmanager
+def waiting(process):
+    """Such a program, from the moment that it has said so."""
+    try:
+        assert process.stdout.readline()
+        yield
+    finally:
+        process.stdin.close()
+        process.wait(20)
+        process.stdout.close()
+
+
 def test_attached_by_somebody_unseen(two_hosts, page_server, start_victim):
     """A process in a PID namespace above, as of a host around a container: the number of mappings tells."""
     a, b, _ = two_hosts
     victim = start_victim(a, "sysv-shm")
     ident = next(one[2] for one in objects(a) if one[1] > 0)
-    unseen = subprocess.Popen(["nsenter", "-t", str(a.init), "-i", "--", "/usr/bin/python3", "-c",
-                               "import ctypes, sys; c = ctypes.CDLL(None)\n" + STRANGER["sysv-shm"].format(id=ident) +
-                               "\nprint(flush=True); sys.stdin.read()"], stdin=-1, stdout=-1)
-    try:
-        assert unseen.stdout.readline()
+    unseen = subprocess.Popen(["nsenter", "-t", str(a.init), "-i", "--", *stranger("sysv-shm", ident)], stdin=-1, stdout=-1)
+    with waiting(unseen):
         result = send(a, page_server, victim.pid)
         assert result.status == 1 and "processes outside of the tree use it, too" in result.text(), result.text()
         assert not objects(b)
-    finally:
-        unseen.stdin.close()
-        unseen.wait(20)
-        unseen.stdout.close()
 
 
 def test_segment_that_nobody_has_attached(two_hosts, page_server, start_victim):
@@ -182,15 +203,6 @@ def test_adjustments_of_a_thread(two_hosts, page_server, start_victim):
     victim.check(a)
 
 
-STRANGER = {
-    "mqueue": "f = open('{id}')",
-    "posix-shm": "import mmap; f = open('{id}', 'r+b'); m = mmap.mmap(f.fileno(), 4096)",
-    "sysv-shm": "c.shmat.restype = ctypes.c_long; assert c.shmat({id}, None, 0) > 0",
-    "sysv-sem": "assert c.semctl({id}, 1, 16, 1) == 0",  # SETVAL
-    "sysv-msg": "assert c.msgsnd({id}, (ctypes.c_long * 2)(9, 9), 8, 0) == 0",
-}
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_used_by_a_stranger(two_hosts, page_server, start_victim, kind):
     a, b, _ = two_hosts
@@ -198,14 +210,7 @@ def test_used_by_a_stranger(two_hosts, page_server, start_victim, kind):
     # The queue that the victim's child waits on; the last sender alone would tell of the stranger only.
     ident = next(one[2] for one in objects(a) if one[0] == "file" and ("mapped" in one[2] or "asking" in one[2]) or
                  one[0] != "file" and (one[1] > 0) == (kind != "sysv-msg"))
-    stranger = a.popen(["/usr/bin/python3", "-c", "import ctypes, sys; c = ctypes.CDLL(None)\n" +
-                        STRANGER[kind].format(id=ident) + "\nprint(flush=True); sys.stdin.read()"], stdin=-1, stdout=-1)
-    try:
-        assert stranger.stdout.readline()
+    with waiting(a.popen(stranger(kind, ident), stdin=-1, stdout=-1)):
         result = send(a, page_server, victim.pid)
         assert result.status == 1 and "python3" in result.text(), result.text()
         assert not objects(b)
-    finally:
-        stranger.stdin.close()
-        stranger.wait(20)
-        stranger.stdout.close()

@@ -11,6 +11,15 @@ def running(a, b, victim, job):
     return b.alive(victim.pid) and "running" in migrate(a, "status", state_dir=job.state_dir).stdout
 
 
+def send_slowly(hosts, page_server, victim):
+    """Returns when it runs on the target, with pages missing."""
+    a, b, net = hosts
+    net.limit("40mbit")
+    job = send_start(a, page_server, victim.pid, mode="postcopy")
+    wait_until(lambda: running(a, b, victim, job), 30, "it runs on the target")
+    return job
+
+
 def missing(b, pid):
     """Whether mappings of the process wait for pages: the flag um in its smaps."""
     return any(" um " in line for line in (b.proc(pid) / "smaps").read_text().splitlines()
@@ -23,9 +32,7 @@ def test_memory_changes_without_source(two_hosts, page_server, start_victim, how
     a, b, net = two_hosts
     victim = start_victim(a, "mem-events", "64")
     victim.check(a)
-    net.limit("40mbit")
-    job = send_start(a, page_server, victim.pid, mode="postcopy")
-    wait_until(lambda: running(a, b, victim, job), 30, "it runs on the target")
+    job = send_slowly(two_hosts, page_server, victim)
     victim.check(b)
     if how == "kill -9 migrate":
         job.kill(signal.SIGKILL)
@@ -73,9 +80,7 @@ def test_keeper(two_hosts, page_server, start_victim):
     """Beside the server there is a small process of init's that says what it is, and goes when all pages are there."""
     a, b, net = two_hosts
     victim = start_victim(a, "pages", "48", "1", "500")
-    net.limit("40mbit")
-    job = send_start(a, page_server, victim.pid, mode="postcopy")
-    wait_until(lambda: running(a, b, victim, job), 30, "it runs on the target")
+    job = send_slowly(two_hosts, page_server, victim)
     keeper, = processes(b, "pagestream-keeper")
     status = (b.proc(keeper) / "status").read_text()
     assert "Name:\tpagestream-keep" in status
@@ -116,9 +121,7 @@ def test_memory_calls(two_hosts, page_server, start_victim):
     a, b, net = two_hosts
     victim = start_victim(a, "mem-late", "32")
     victim.check(a)
-    net.limit("40mbit")
-    job = send_start(a, page_server, victim.pid, mode="postcopy")
-    wait_until(lambda: running(a, b, victim, job), 30, "it runs on the target")
+    job = send_slowly(two_hosts, page_server, victim)
     victim.check(b)
     victim.check(b)
     assert missing(b, victim.pid)
@@ -134,9 +137,7 @@ def test_keeper_killed(two_hosts, page_server, start_victim):
     """The server says that its keeper has gone, and the new one is as good: nothing is lost with the server."""
     a, b, net = two_hosts
     victim = start_victim(a, "pages", "48", "1", "500")
-    net.limit("40mbit")
-    job = send_start(a, page_server, victim.pid, mode="postcopy")
-    wait_until(lambda: running(a, b, victim, job), 30, "it runs on the target")
+    job = send_slowly(two_hosts, page_server, victim)
     keeper, = processes(b, "pagestream-keeper")
     b.kill(keeper, signal.SIGKILL)
     wait_until(lambda: "another one has been started" in page_server.err.text(), 10, "the server has noticed")

@@ -2,7 +2,8 @@
 """Debian's own programs, moved under load in each mode; their data compared afterwards."""
 import pytest
 from pagestream import send
-from programs import Memcached, PyWorker, Redis, Sqlite
+from programs import Memcached, PyWorker, Redis
+from programs_sqlite import Sqlite
 
 MODES = ["precopy", "hybrid", "postcopy"]
 

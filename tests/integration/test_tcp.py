@@ -78,30 +78,48 @@ def address(lan, tmp_path):
     return Address(lan, tmp_path)
 
 
-def talks(lan):
-    """IPv4 (of a socket that listens for both), IPv6."""
-    return [Talk(lan.hosts[0], lan.service), Talk(lan.hosts[0], lan.service6)]
+@pytest.fixture
+def echo(two_hosts, address, start_victim):
+    """An echo server on host a, which has the service's address."""
+    return start_victim(two_hosts[0], "tcp-echo", PORT)
+
+
+class Talks:
+    """Two connections that are busy: IPv4 (of a socket that listens for both), IPv6."""
+
+    def __init__(self, lan):
+        self.all = [Talk(lan.hosts[0], lan.service), Talk(lan.hosts[0], lan.service6)]
+        self.move()
+
+    def move(self):
+        for talk in self.all:
+            talk.moves()
+
+    def finish(self):
+        for talk in self.all:
+            talk.moves()
+            talk.finish()
+
+
+@pytest.fixture
+def talks(lan, echo):
+    return Talks(lan)
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "postcopy"])
-def test_there_and_back(two_hosts, lan, address, keys, start_victim, mode):
+def test_there_and_back(two_hosts, lan, address, keys, echo, talks, mode):
     a, b, _ = two_hosts
-    victim = start_victim(a, "tcp-echo", PORT)
-    streams = talks(lan)
     with PageServer(a, keys) as on_a, PageServer(b, keys) as on_b:
         for source, target, server in ((a, b, on_b), (b, a, on_a)):
-            for talk in streams:
-                talk.moves()
+            talks.move()
             with address.goes_to(target) as hook:
-                done = send(source, server, victim.pid, mode=mode, hook=hook)
+                done = send(source, server, echo.pid, mode=mode, hook=hook)
             assert done.status == 0, done.text()
-            victim.host = target
-            for talk in streams:
-                talk.moves()
-            victim.check(target)
-    for talk in streams:
-        talk.finish()
-    victim.check(a)
+            echo.host = target
+            talks.move()
+            echo.check(target)
+    talks.finish()
+    echo.check(a)
 
 
 def locks(host):
@@ -109,21 +127,16 @@ def locks(host):
     return re.findall(r"^table inet (pagestream-\S+)$", host.run(["nft", "list", "tables"]).stdout, re.M)
 
 
-def test_checkpoint(two_hosts, lan, address, start_victim):
+def test_checkpoint(two_hosts, lan, address, echo, talks):
     """Ended with its connections open, and back some time later: its peers have waited."""
     a, _, _ = two_hosts
-    victim = start_victim(a, "tcp-echo", PORT)
-    streams = talks(lan)
-    for talk in streams:
-        talk.moves()
     with Place() as place:
         directory = place.make()
-        refused = run(a, place, "dump", "-t", victim.pid, "-D", directory, "-l")
+        refused = run(a, place, "dump", "-t", echo.pid, "-D", directory, "-l")
         assert refused.returncode == 1 and "--tcp-established" in refused.stderr, text(refused)
-        for talk in streams:
-            talk.moves()
-        dump(a, place, victim.pid, directory, "--tcp-established")
-        wait_gone(a, [victim.pid])
+        talks.move()
+        dump(a, place, echo.pid, directory, "--tcp-established")
+        wait_gone(a, [echo.pid])
         assert len(locks(a)) == 1
         time.sleep(0.3)  # in which they send, and send again
         refused = run(a, place, "restore", "-D", directory, "-d")
@@ -131,26 +144,18 @@ def test_checkpoint(two_hosts, lan, address, start_victim):
         assert len(locks(a)) == 1
         restore(a, place, directory, "--tcp-established")
         assert not locks(a)
-        for talk in streams:
-            talk.moves()
-        victim.check(a)
-    for talk in streams:
-        talk.finish()
+        talks.move()
+        echo.check(a)
+    talks.finish()
 
 
-def test_checkpoint_of_one_that_goes_on(two_hosts, lan, address, start_victim):
+def test_checkpoint_of_one_that_goes_on(two_hosts, lan, address, echo, talks):
     a, _, _ = two_hosts
-    victim = start_victim(a, "tcp-echo", PORT)
-    streams = talks(lan)
-    for talk in streams:
-        talk.moves()
     with Place() as place:
-        dump(a, place, victim.pid, place.make(), "--tcp-established", "-R")
+        dump(a, place, echo.pid, place.make(), "--tcp-established", "-R")
     assert not locks(a)
-    for talk in streams:
-        talk.moves()
-        talk.finish()
-    victim.check(a)
+    talks.finish()
+    echo.check(a)
 
 
 def test_checkpoint_given_up(two_hosts, lan, address, start_victim):
@@ -275,84 +280,61 @@ def test_first_listener_after_the_preflight(two_hosts, lan, address, page_server
 
 
 @pytest.mark.parametrize("point", ["tcp-repair", "stopped", "held"])
-def test_migrate_killed(two_hosts, lan, address, page_server, start_victim, point):
+def test_migrate_killed(two_hosts, lan, address, page_server, echo, talks, point):
     """Before the commit: the tree goes on here, with its connections as they were, also the one that was just being read."""
     a, b, _ = two_hosts
-    victim = start_victim(a, "tcp-echo", PORT)
-    streams = talks(lan)
-    for talk in streams:
-        talk.moves()
     with address.goes_to(b) as hook:
-        job = send_start(a, page_server, victim.pid, hook=hook, env=stop_at(point))
+        job = send_start(a, page_server, echo.pid, hook=hook, env=stop_at(point))
         job.wait_stopped()
         lan.give(a)  # before the target's lock goes
         job.kill()
         job.wait(20)
-    for talk in streams:
-        talk.moves()
-        talk.finish()
-    victim.check(a)
+    talks.finish()
+    echo.check(a)
     wait_until(lambda: not locks(a) and not locks(b), 20, "no lock is left")
 
 
 @pytest.mark.parametrize("point", ["restored", "prepared"])
-def test_page_server_killed(two_hosts, lan, address, keys, start_victim, point):
+def test_page_server_killed(two_hosts, lan, address, keys, echo, talks, point):
     """Its copies of the connections end without a word."""
     a, b, _ = two_hosts
-    victim = start_victim(a, "tcp-echo", PORT)
-    streams = talks(lan)
-    for talk in streams:
-        talk.moves()
     with PageServer(b, keys, env=stop_at(point)) as server, address.goes_to(b) as hook:
-        job = send_start(a, server, victim.pid, hook=hook)
+        job = send_start(a, server, echo.pid, hook=hook)
         server.wait_stopped()
         server.kill()
         assert job.wait(30).status == 1, job.text()
         lan.give(a)
-        for talk in streams:
-            talk.moves()
-            talk.finish()
-    victim.check(a)
+        talks.finish()
+    echo.check(a)
 
 
 @pytest.mark.parametrize("point", ["committed", "let-go"])
-def test_page_server_killed_after_commit(two_hosts, lan, address, keys, start_victim, point):
+def test_page_server_killed_after_commit(two_hosts, lan, address, keys, echo, talks, point):
     """The next one lets the tree go on, and its connections with it; the source ends its copy in silence."""
     a, b, _ = two_hosts
-    victim = start_victim(a, "tcp-echo", PORT)
-    streams = talks(lan)
-    for talk in streams:
-        talk.moves()
     with PageServer(b, keys, env=stop_at(point)) as server, address.goes_to(b) as hook:
-        job = send_start(a, server, victim.pid, hook=hook)
+        job = send_start(a, server, echo.pid, hook=hook)
         server.wait_stopped()
         server.kill()
         server.env = None
         server.start()
         assert job.wait(60).status == 0, job.text()
-        victim.host = b
-        for talk in streams:
-            talk.moves()
-            talk.finish()
-        victim.check(b)
+        echo.host = b
+        talks.finish()
+        echo.check(b)
         assert not locks(a) and not locks(b)
 
 
-def test_resolved(two_hosts, lan, address, page_server, start_victim, tmp_path):
+def test_resolved(two_hosts, lan, address, page_server, echo, talks, tmp_path):
     """migrate is killed after the commit: what ends the copy here is migrate resolve."""
     a, b, _ = two_hosts
-    victim = start_victim(a, "tcp-echo", PORT)
-    streams = talks(lan)
-    for talk in streams:
-        talk.moves()
     with address.goes_to(b) as hook:
-        job = send_start(a, page_server, victim.pid, hook=hook, env=stop_at("running-read"), state_dir=tmp_path / "state")
+        job = send_start(a, page_server, echo.pid, hook=hook, env=stop_at("running-read"), state_dir=tmp_path / "state")
         job.wait_stopped()
         job.kill()
         job.wait(20)
-    victim.host = b
-    for talk in streams:
-        talk.moves()
+    echo.host = b
+    talks.move()
     session = re.search("[0-9a-f]{32}", migrate(a, "status", state_dir=tmp_path / "state").stdout).group()
     # The next migrate cannot read who has the right to run: it does not wake the kernel of the one who has not.
     journal = tmp_path / "state" / "sessions" / f"{session}.journal"
@@ -363,10 +345,8 @@ def test_resolved(two_hosts, lan, address, page_server, start_victim, tmp_path):
     journal.write_bytes(content)
     done = migrate(a, "resolve", session, state_dir=tmp_path / "state")
     assert done.returncode == 0, done.stderr
-    for talk in streams:
-        talk.moves()
-        talk.finish()
-    victim.check(b)
+    talks.finish()
+    echo.check(b)
     assert not locks(a) and not locks(b)
 
 

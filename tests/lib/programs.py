@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Real programs to be moved under load: redis-server, memcached, sqlite3, python3.
+"""Real programs to be moved under load: redis-server, memcached, python3.
 
     with Redis(a, mib=16) as redis:
         redis.load()
@@ -15,16 +15,13 @@ was lost counts as either. So nothing that was acknowledged may be missing, and 
 that was never sent.
 """
 import hashlib
-import os
 import pathlib
-import shutil
 import socket
-import sqlite3
-import tempfile
 import threading
 import time
 
 from hosts import wait_until
+from program import Program
 from victim import Victim
 
 VALUE = 4096
@@ -279,22 +276,17 @@ class Writer:
                                          f"{self.maybe.get(key)}, found {what}")
 
 
-class Store:
-    """What redis and memcached have in common. host is where the program is by now; the caller sets
-    it after a move.
-    """
+class Store(Program):
+    """What redis and memcached have in common."""
 
     CLIENT = None
     PORT = None
 
     def __init__(self, host, mib=16, port=None, size=VALUE, args=()):
-        self.host = host
+        super().__init__(host, type(self).__name__.lower(), mode=0o777)
         self.port = port or self.PORT
         self.size = size
         self.keys = mib * 1024 * 1024 // size
-        prefix = f"p-{type(self).__name__.lower()}-"
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
-        self.dir.chmod(0o777)
         self.pid = host.spawn_daemon([*self.argv(mib), *map(str, args)], stdout=self.dir / "log",
                                      stderr=self.dir / "log",
                                      cwd=self.dir)
@@ -310,16 +302,12 @@ class Store:
             raise
         return self
 
-    def __exit__(self, *_):
-        self.stop()
-
     def client(self, host=None, timeout=60.0):
         return self.CLIENT((host or self.host).connect("127.0.0.1", self.port, timeout))
 
     def answers(self):
         if not self.host.alive(self.pid):
-            log = (self.dir / "log").read_text(errors="replace")[-2000:]
-            raise RuntimeError(f"{type(self).__name__} ended: {log}")
+            raise RuntimeError(f"{type(self).__name__} ended: {self.log()[-2000:]}")
         try:
             client = self.client(timeout=2.0)
         except OSError:
@@ -360,13 +348,6 @@ class Store:
                 writer.verify(client)
         finally:
             client.close()
-
-    def stop(self):
-        if self.pid is not None:
-            for pid in self.host.tree(self.pid):
-                self.host.kill(pid)
-            self.pid = None
-        shutil.rmtree(self.dir, ignore_errors=True)
 
 
 class Redis(Store):
@@ -448,101 +429,3 @@ class PyWorker(Victim):
     def __init__(self, host, mib=8):
         script = pathlib.Path(__file__).resolve().parents[1] / "victims" / "pyworker.py"
         super().__init__(host, "pyworker", [mib], command=["/usr/bin/python3", "-B", script])
-
-
-class Sqlite:
-    """The sqlite3 shell in the middle of a transaction. It reads from a FIFO that it holds open
-    itself, read-write, in the host's own /mnt; prepare() makes the same FIFO on the host that it is
-    to move to. The database is shared by both.
-    """
-
-    def __init__(self, host, rows=20000):
-        self.host = host
-        self.rows = rows
-        self.marks = 0
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="p-sqlite-", dir="/tmp"))
-        self.database = self.dir / "data.db"
-        self.fifo = f"/mnt/{self.dir.name}"
-        os.mkfifo(host.path(self.fifo))
-        self.pid = host.spawn_daemon(["/usr/bin/sqlite3", "-batch", "-bail", self.database],
-                                     stdin=self.fifo,
-                                     stdout=self.dir / "log", stderr=self.dir / "log", cwd=self.dir)
-
-    def __enter__(self):
-        try:
-            self.execute("PRAGMA journal_mode=delete;"
-                         "CREATE TABLE t(n INTEGER PRIMARY KEY, body BLOB, sum INTEGER);"
-                         "INSERT INTO t VALUES(0, x'00', 0);")
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *_):
-        self.stop()
-
-    def prepare(self, host):
-        """As a user would before the move."""
-        if not host.path(self.fifo).exists():
-            os.mkfifo(host.path(self.fifo))
-
-    def execute(self, sql, seconds=60):
-        """Has the shell run the statements, and waits until it has."""
-        self.marks += 1
-        mark = self.dir / f"mark-{self.marks}"
-        text = f"{sql}\nSELECT writefile('{mark}', 'x') > 9;\n".encode()
-        pipe = os.open(self.host.path(self.fifo), os.O_WRONLY | os.O_NONBLOCK)
-        try:
-            os.write(pipe, text)
-        finally:
-            os.close(pipe)
-
-        def done():
-            if not self.host.alive(self.pid):
-                log = (self.dir / "log").read_text(errors="replace")[-2000:]
-                raise AssertionError(f"sqlite3 ended: {log}")
-            return mark.exists()
-
-        wait_until(done, seconds, f"sqlite3 runs {sql[:60]}")
-
-    def begin(self):
-        """Begins a transaction and writes all rows but does not commit."""
-        self.execute("BEGIN IMMEDIATE; WITH RECURSIVE c(n) AS "
-                     f"(SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < {self.rows}) "
-                     "INSERT INTO t SELECT n, randomblob(200), n * n % 9973 FROM c;")
-
-    def commit(self):
-        """Adds a last row to the transaction and commits."""
-        self.execute(f"INSERT INTO t VALUES({self.rows + 1}, x'ff', 77); COMMIT;")
-
-    def verify(self, committed=True):
-        """Opens the database anew: integrity, and all rows or none of the transaction."""
-        connection = sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)
-        try:
-            found = connection.execute("PRAGMA integrity_check").fetchall()
-            assert found == [("ok",)], f"integrity_check: {found[:5]}"
-            count = connection.execute("SELECT count(*) FROM t").fetchone()[0]
-            wanted = self.rows + 2 if committed else 1
-            assert count == wanted, f"{count} rows, not {wanted}"
-            if committed:
-                bad = connection.execute("SELECT count(*) FROM t WHERE n BETWEEN 1 AND ? AND "
-                                         "(sum <> n * n % 9973 OR length(body) <> 200)",
-                                         (self.rows,)).fetchone()[0]
-                assert bad == 0, f"{bad} rows are wrong"
-        finally:
-            connection.close()
-
-    def stop(self):
-        if self.pid is not None:
-            for pid in self.host.tree(self.pid):
-                self.host.kill(pid)
-            self.pid = None
-        shutil.rmtree(self.dir, ignore_errors=True)
-
-
-def free_port(host):
-    """A TCP port that nobody listens on in the host."""
-    with host.network():
-        with socket.socket() as probe:
-            probe.bind(("0.0.0.0", 0))
-            return probe.getsockname()[1]

@@ -29,6 +29,7 @@ import subprocess
 import tempfile
 
 from hosts import wait_until
+from program import Program
 
 CLIENT = pathlib.Path(__file__).with_name("postgres_client.py")
 BIN = pathlib.Path("/usr/lib/postgresql/15/bin")
@@ -46,18 +47,15 @@ def missing():
     return None if (BIN / "postgres").exists() else "needs Debian's postgresql-15"
 
 
-class Postgres:
-    """A running server. host is where it is by now; the caller sets it after a move."""
+class Postgres(Program):
+    """A running server."""
 
     def __init__(self, host, settings=None, load=False):
-        self.host = host
+        super().__init__(host, "postgres", mode=0o777)
         self.load = load
         self.commits = 0  # by commit()
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="p-postgres-", dir="/tmp"))
-        self.dir.chmod(0o777)
         self.data = self.dir / "data"
         self.settings = {**SETTINGS, **(settings or {})}
-        self.pid = None
 
     def __enter__(self):
         try:
@@ -72,9 +70,6 @@ class Postgres:
             raise
         return self
 
-    def __exit__(self, *_):
-        self.stop()
-
     def start(self):
         user = pwd.getpwnam(USER)
         server = [BIN / "postgres", "-D", self.data]
@@ -84,19 +79,6 @@ class Postgres:
         self.pid = self.host.spawn_daemon(["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--init-groups", "--",
                                            *words], stdout=self.dir / "log", stderr=self.dir / "log", cwd=self.dir)
         wait_until(self.answers, 60, "PostgreSQL answers")
-
-    def stop(self):
-        if self.pid is not None:
-            for pid in self.host.tree(self.pid):
-                self.host.kill(pid)
-            self.pid = None
-        shutil.rmtree(self.dir, ignore_errors=True)
-
-    def log(self):
-        try:
-            return (self.dir / "log").read_text(errors="replace")
-        except OSError:
-            return ""
 
     def _as_user(self, argv, **kw):
         user = pwd.getpwnam(USER)

@@ -14,12 +14,11 @@ A client never connects again: a connection that is lost is a failure of the tes
 import hashlib
 import os
 import pathlib
-import shutil
-import tempfile
 import threading
 import time
 
 from hosts import wait_until
+from program import Program
 
 NGINX, HAPROXY = "/usr/sbin/nginx", "/usr/sbin/haproxy"
 PORT = 8080
@@ -76,15 +75,11 @@ def missing():
     return f"needs {', '.join(absent)} (Debian: nginx, haproxy)" if absent else None
 
 
-class _Server:
-    """A program whose first process is `pid`. host is where it is by now; the caller sets it after a move."""
+class _Server(Program):
+    LOGS = ["stderr", "error.log"]
 
-    def __init__(self, host, prefix):
-        self.host = host
-        # Not below a directory that only root may enter: workers are another user.
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
-        self.dir.chmod(0o755)
-        self.pid = None
+    def __init__(self, host, name):
+        super().__init__(host, name, mode=0o755)  # workers are another user
 
     def _spawn(self, argv, processes):
         self.pid = self.host.spawn_daemon(argv, stderr=self.dir / "stderr")
@@ -94,26 +89,15 @@ class _Server:
             raise RuntimeError(f"{e}\n{self.log()}") from None
         return self
 
-    def __exit__(self, *_):
-        for pid in reversed(self.processes()):
-            self.host.kill(pid)
-        shutil.rmtree(self.dir, ignore_errors=True)
-
-    def processes(self):
-        return self.host.tree(self.pid)
-
     def listens(self):
         return f":{PORT:04X} " in pathlib.Path(f"/proc/{self.host.init}/net/tcp6").read_text()
-
-    def log(self):
-        return "\n".join((self.dir / name).read_text() for name in ("stderr", "error.log") if (self.dir / name).exists())
 
 
 class Nginx(_Server):
     """With four workers, and a file of 100 MB at /big."""
 
     def __init__(self, host):
-        super().__init__(host, "p-nginx-")
+        super().__init__(host, "nginx")
         files = self.dir / "files"
         files.mkdir()
         self.digest = hashlib.sha256()
@@ -133,7 +117,7 @@ class Haproxy(_Server):
     """A master and a worker with two threads, in front of the server at `to`, which sees it come from its address `own`."""
 
     def __init__(self, host, to, own):
-        super().__init__(host, "p-haproxy-")
+        super().__init__(host, "haproxy")
         self.to, self.own = to, own
 
     def __enter__(self):

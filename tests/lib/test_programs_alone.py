@@ -9,7 +9,8 @@ import pytest
 
 from delay_proxy import DelayProxy
 from hosts import wait_until
-from programs import ConnectionLost, Memcached, PyWorker, Redis, RedisClient, Sqlite, value_of
+from programs import ConnectionLost, Memcached, PyWorker, Redis, RedisClient, value_of
+from programs_sqlite import Sqlite
 
 STORES = {"redis-server": Redis, "memcached": Memcached}
 
