@@ -20,6 +20,7 @@
 #include "net/lock.h"
 #include "pstree.pb-c.h"
 #include "private.h"
+#include "restore/accept-queue.h"
 #include "restore/file-lock.h"
 #include "restore/files.h"
 #include "restore/tcp-tuples.h"
@@ -61,6 +62,8 @@ static int check(struct checkpoint *checkpoint, struct error *error)
 		r = restore_tcp_tuples(images, !checkpoint->options->restore.tcp_established, &tuples, error);
 	if (r == 0)
 		restore_tcp_check_addresses(&tuples, &blockers);
+	if (r == 0 && checkpoint->options->restore.tcp_established)
+		restore_accept_queue_check(images, &blockers);
 	net_tuples_deinit(&tuples);
 	if (r == 0)
 		r = report(checkpoint, &blockers, error);
@@ -84,7 +87,8 @@ static bool is_it(void *context, const char *session)
 static bool has_connections(const struct checkpoint *checkpoint)
 {
 	return checkpoint->options->restore.tcp_established &&
-	       image_set_find(image_directory_set(checkpoint->directory), IMAGE_TCP_STREAM, IMAGE_ANY);
+	       (image_set_find(image_directory_set(checkpoint->directory), IMAGE_TCP_STREAM, IMAGE_ANY) ||
+		restore_accept_queue_is_needed(image_directory_set(checkpoint->directory)));
 }
 
 /*

@@ -39,6 +39,7 @@
 #include "util/procfs.h"
 #include "util/timens.h"
 
+struct dump_accept_queue; /* accept-queue.c */
 struct dump_files;  /* files.c: open file descriptions and mapped files seen so far */
 struct dump_shared; /* shared-memory.h: shared memory objects seen so far */
 struct dump_seccomp; /* seccomp.c: filters seen at the freeze */
@@ -137,6 +138,9 @@ struct dump_context {
 	bool lockless;                      /* there can be no lock: sockets that listen go along without */
 	struct freezer *freezer;            /* holds the tree while its sockets are read; borrowed, NULL: the stop is enough */
 	struct dump_tcp_mark *tcp_marks;    /* DUMP_TCP_MARKS, borrowed; NULL: nobody would look */
+	_Atomic pid_t *queue_holder;        /* borrowed, NULL: nobody would look. In memory that outlives us: see accept-holder.c */
+	bool target_queues;                 /* the target can put connections into the queues of listening sockets */
+	struct dump_accept_queue *accept_queue; /* accept-queue.c: what was taken out of such queues here; owned */
 	bool has_tcp;                       /* a collection has met a TCP socket */
 	bool has_connections;               /* one that was connected */
 	struct dump_files *files;           /* owned by files.c, made on first use */
@@ -190,6 +194,13 @@ int dump_listeners_settle(struct dump_context *ctx, int64_t deadline, struct err
  */
 #define DUMP_VFORK_NS (1 * CLOCK_S) /* how long that is worth waiting for */
 pid_t dump_vfork_settle(const struct dump_context *ctx, int64_t deadline);
+
+/*
+ * accept-queue.c: what the freeze has taken out of the queues of listening sockets is put back there, for a tree that goes on
+ * here; or is gone without a word. Before the lock goes, and before the tree runs. What fails is logged.
+ */
+void dump_accept_queue_put_back(struct dump_context *ctx);
+void dump_accept_queue_forget(struct dump_context *ctx);
 
 /* Gives the socket that a mark names back what it had, after the end of who has set it. 0 also when there is none. */
 int dump_tcp_mend(const struct dump_tcp_mark *mark);

@@ -370,6 +370,9 @@ void dump_epolls_free(struct dump_epolls *epolls);
 void dump_mounts_free(struct dump_mounts *mounts);
 void dump_inet_free(struct dump_inet *inet);
 
+/* accept-queue.c: while the tree runs, so that a freeze can take what waits in the queues of listening sockets. */
+void dump_accept_queue_prepare(struct dump_context *ctx);
+
 /* listeners.c: for dump_listeners_settle(). -ENOMEM. */
 int dump_listener_note(struct dump_files *files, pid_t pid, int number);
 bool dump_listener_holds_back(const struct dump_files *files, pid_t pid, int number);

@@ -91,9 +91,8 @@ static void judge(const struct dump_context *ctx, struct dump_inet_socket *socke
 	} else if (facts->state == TCP_CLOSE || ctx->options->tcp_close) {
 		return;
 	} else if (facts->state == TCP_LISTEN) {
-		if (socket->frozen && (facts->waiting > 0 ||
-				       dump_listener_holds_back(ctx->files, socket->process->pid, socket->number)))
-			refuse(socket, IMAGE_KIND_TCP_WAITING);
+		if (socket->frozen && dump_listener_holds_back(ctx->files, socket->process->pid, socket->number))
+			refuse(socket, IMAGE_KIND_TCP_DEFERRED);
 	} else if (!ctx->options->tcp_established) {
 		socket->verdict = DUMP_INET_NOT_ASKED;
 	} else if (socket->frozen && !ctx->lock && !ctx->kept_lock) {

@@ -15,8 +15,8 @@
  * A connection costs some hundred system calls, so all processors share them (inet-examine.c); what they
  * have found out is added by conclude().
  *
- * Failure modes, all blockers: other protocols; connections that wait to be accepted; those that
- * tcp.c or inet-loopback.c refuses; packets filtered by eBPF.
+ * Failure modes, all blockers: other protocols; connections that tcp.c, inet-loopback.c or
+ * accept-queue.c refuses; packets filtered by eBPF.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -31,6 +31,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "dump/accept-queue.h"
 #include "dump/file-kind.h"
 #include "dump/files.h"
 #include "dump/inet.h"
@@ -119,6 +120,17 @@ static bool is_known_unsigned(const struct dump_inet_socket *socket)
 	return socket->verdict == DUMP_INET_MOVES && socket->ino && dump_inet_is_connection(&socket->facts);
 }
 
+/* What nobody has accepted. */
+static int take_waiting(struct dump_context *ctx, struct dump_inet *inet, const struct dump_inet_socket *socket,
+			struct error *error)
+{
+	int r = dump_accept_queue_take(ctx, inet, socket, error);
+
+	if (r == 0)
+		dump_inet_refuse(ctx, socket->process, socket->number, &socket->facts, IMAGE_KIND_TCP_WAITING);
+	return r < 0 ? r : 0;
+}
+
 /* Blockers, or records: of a connection the message, then its queues. */
 static int conclude(struct dump_context *ctx, struct dump_inet *inet, const struct dump_inet_socket *socket,
 		    struct error *error)
@@ -137,6 +149,8 @@ static int conclude(struct dump_context *ctx, struct dump_inet *inet, const stru
 		block(ctx, socket);
 		return 0;
 	}
+	if (r == 0 && socket->frozen && facts->waiting > 0 && !ctx->options->tcp_close)
+		r = take_waiting(ctx, inet, socket, error);
 	if (r == 0 && socket->stream.size > 0)
 		r = image_set_add_bytes(ctx->images, IMAGE_TCP_STREAM, socket->ino, socket->stream.data, socket->stream.size,
 					error);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Connections that begin, or end. Between the first packet of a connection and accept(2) it belongs to the listening socket,
- * and nothing of it can be moved; its peer, which may have sent already, would be reset. So for a moment before the freeze
+ * and can be moved only with some ado (accept-queue.c), or not at all; its peer, which may have sent already, would be reset. So for a moment before the freeze
  * nobody new is let in: the lock drops first packets (their senders try again in a second, and meet the target), handshakes
  * that are under way come to their end, and the program, which still runs, accepts what waits.
  *
@@ -144,11 +144,14 @@ static int settle(struct dump_context *ctx, struct listeners *listeners, int64_t
 	while ((r = is_settled(listeners, error)) == 0 && clock_now_ns() < deadline)
 		nanosleep(&pause, NULL);
 	array_for_each (listener, &listeners->list) {
+		struct tcp_info info = { 0 };
 		int defers = 0;
 		socklen_t size = sizeof(defers);
 
 		(void)getsockopt(listener->fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, &defers, &size);
 		listener->noted->holds_back = listener->handshake && defers > 0;
+		if (read_info(listener->fd, &info) == 0 && info.tcpi_state == TCP_LISTEN && info.tcpi_unacked > 0)
+			dump_accept_queue_prepare(ctx);
 	}
 	return r < 0 ? r : 0;
 }

@@ -308,6 +308,7 @@ void dump_context_free(struct dump_context *ctx)
 {
 	if (!ctx)
 		return;
+	dump_accept_queue_put_back(ctx);
 	array_for_each(process, &ctx->processes)
 		process_free(*process);
 	array_deinit(&ctx->processes);

@@ -266,6 +266,7 @@ const char *image_type_name(enum image_type type)
 		[IMAGE_MM_EXTRA] = "pagestream-mm",
 		[IMAGE_SHARED_MEMORY] = "pagestream-shmem",
 		[IMAGE_DATAGRAM] = "pagestream-datagram",
+		[IMAGE_ACCEPT_QUEUE] = "pagestream-accept-queue",
 		[IMAGE_FILE_CHECK] = "pagestream-file-check",
 		[IMAGE_MEMORY_FILE_USER] = "pagestream-memory-file-user",
 		[IMAGE_MQUEUE] = "pagestream-mqueue",

@@ -54,6 +54,7 @@ enum image_type {
 	IMAGE_MEMORY_FILE_USER = 75, /* id 0; preflight only: who else uses a file in memory */
 	IMAGE_MQUEUE = 76,        /* id 0; one record a POSIX message queue */
 	IMAGE_DATAGRAM = 81,      /* id: of the open file; one record each, in order */
+	IMAGE_ACCEPT_QUEUE = 95,  /* id: inode of the listening socket; for each that waits a message, then its bytes, if any */
 	IMAGE_TYPE_MAX = 96,
 };
 

@@ -357,6 +357,7 @@ static int check(struct source *source, struct error *error)
 		r = image_directory_create(source->directory->path, NULL, &tried, error);
 	if (r == 0)
 		image_directory_discard(tried);
+	source->dump->target_queues = true; /* whoever restores it will see */
 	return r;
 }
 

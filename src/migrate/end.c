@@ -72,6 +72,7 @@ void end_source_copy(struct source *source)
 
 	memory_stop_tracking(source);
 	hush(source);
+	dump_accept_queue_forget(source->dump);
 	for (size_t i = source->dump->processes.count; i-- > 0;)
 		syscall(SYS_pidfd_send_signal, source->dump->processes.items[i]->pidfd, SIGKILL, NULL, 0);
 	if (source->stopped) {
@@ -100,6 +101,8 @@ void end_release(struct source *source)
 	if (throttle_stop(steal_ptr(&source->throttle), &error) < 0)
 		log_warning(source->log, "%s", error.message);
 	error_clear(&error);
+	if (source->dump)
+		dump_accept_queue_put_back(source->dump);
 	lock_release(source);
 	if (source->freezer && freezer_thaw(source->freezer, deadline, &error) < 0)
 		log_warning(source->log, "%s", error.message);

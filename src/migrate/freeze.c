@@ -213,6 +213,7 @@ static int let_go_again(struct source *source, unsigned tries, const struct erro
 	int r;
 
 	log_debug(source->log, "stopped at a bad moment (%s): another try", why->message);
+	dump_accept_queue_put_back(source->dump);
 	tracee_tree_release(source->stopped);
 	source->stopped = NULL;
 	source_enter(source, PHASE_PRECOPY);

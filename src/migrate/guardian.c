@@ -10,10 +10,13 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -65,6 +68,17 @@ static void end_tree(struct source *source, int64_t deadline)
 	freezer_free(freezer);
 }
 
+/* It puts connections back into the queues of listening sockets. */
+static void wait_holder(const struct source *source, int64_t deadline)
+{
+	pid_t holder = atomic_load(&source->shared->queue_holder);
+	_cleanup_fd_ int pidfd = holder ? (int)syscall(SYS_pidfd_open, holder, 0) : -1;
+	struct pollfd end = { .fd = pidfd, .events = POLLIN };
+
+	if (pidfd >= 0)
+		poll(&end, 1, clock_poll_ms(deadline));
+}
+
 static void clean_up(struct source *source)
 {
 	struct migrate_options options = *source->options;
@@ -86,6 +100,7 @@ static void clean_up(struct source *source)
 		net_lock_remove(NET_LOCK_CHECKPOINT, source->shared->kept_lock, NULL);
 	for (size_t i = 0; i < DUMP_TCP_MARKS; i++)
 		(void)dump_tcp_mend(&source->shared->tcp_marks[i]);
+	wait_holder(source, deadline);
 	lock_remove(source, source->shared->session, NULL);
 	/* The thaw first: a frozen thread neither leaves a remote area nor unmaps it. */
 	if (source->shared->freezer[0] && freezer_open(source->shared->freezer, &freezer, NULL) == 0) {
@@ -145,6 +160,7 @@ int guardian_start(struct source *source, struct error *error)
 	}
 	memcpy(source->shared->session, source->session, sizeof(source->shared->session));
 	source->dump->tcp_marks = source->shared->tcp_marks;
+	source->dump->queue_holder = &source->shared->queue_holder;
 	if (pipe2(fds, O_CLOEXEC) < 0)
 		return error_set_errno(error, -errno, "cannot make a pipe");
 	source->guardian = fork();
@@ -171,8 +187,10 @@ void guardian_dismiss(struct source *source)
 		waitpid(source->guardian, NULL, 0);
 		source->guardian = 0;
 	}
-	if (source->dump)
+	if (source->dump) {
 		source->dump->tcp_marks = NULL;
+		source->dump->queue_holder = NULL;
+	}
 	if (source->shared)
 		munmap(source->shared, sizeof(*source->shared));
 	source->shared = NULL;

@@ -86,6 +86,8 @@ static int check(struct source *source, struct error *error)
 				&wire_preflight_reply__descriptor, (ProtobufCMessage **)(void *)&reply, deadline, error);
 	if (r == 0)
 		r = note_clocks(source, reply, error);
+	if (r == 0)
+		source->dump->target_queues = reply->accept_queues;
 	for (size_t i = 0; r == 0 && i < reply->n_notes; i++)
 		image_blockers_note(&source->dump->blockers, reply->notes[i]->pid, "%s", reply->notes[i]->text);
 	for (size_t i = 0; r == 0 && i < reply->n_blockers; i++) {

@@ -77,6 +77,7 @@ struct source_shared {
 	char freezer[1024];       /* path of the cgroup; "" while there is none */
 	uint8_t session[JOURNAL_SESSION_SIZE];
 	struct dump_tcp_mark tcp_marks[DUMP_TCP_MARKS]; /* sockets that are just being read */
+	_Atomic pid_t queue_holder; /* ends by itself when we do, but has to be waited for; 0: none */
 	char kept_lock[IMAGE_TREE_NAME_SIZE]; /* session of the NET_LOCK_CHECKPOINT that is there; "" while there is none */
 };
 

@@ -43,6 +43,19 @@ int net_tuples_add(struct net_tuples *tuples, const struct sockaddr *local, cons
 	return array_append(&tuples->list, tuple);
 }
 
+int net_tuples_add_socket(struct net_tuples *tuples, int fd)
+{
+	struct sockaddr_in6 local = { 0 }, remote = { 0 };
+	socklen_t size = sizeof(local);
+
+	if (getsockname(fd, (struct sockaddr *)&local, &size) < 0)
+		return -errno;
+	/* getpeername(2) tells of no peer that has gone. The peer's address is asked for in its own size. */
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERNAME, &remote, &size) < 0)
+		return -errno;
+	return net_tuples_add(tuples, (struct sockaddr *)&local, (struct sockaddr *)&remote);
+}
+
 int net_tuples_add_listening(struct net_tuples *tuples, const struct sockaddr *local, bool v6only)
 {
 	static const uint8_t any[16];

@@ -35,6 +35,8 @@ struct net_tuples {
 
 /* A connection in whatever state; also one that a listener has, but nobody has accepted yet. */
 int net_tuples_add(struct net_tuples *tuples, const struct sockaddr *local, const struct sockaddr *remote);
+/* Of a socket, also when its peer has ended the connection. Errors of getsockname(2). */
+int net_tuples_add_socket(struct net_tuples *tuples, int fd);
 /* A listening socket. [::] without `v6only` takes IPv4, too. */
 int net_tuples_add_listening(struct net_tuples *tuples, const struct sockaddr *local, bool v6only);
 void net_tuples_deinit(struct net_tuples *tuples);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "net/queue.h"
 #include "restore/files.h"
 #include "session.h"
 #include "util/timens.h"
@@ -33,6 +34,19 @@ static void check_memory(struct session *session, uint64_t wanted, uint64_t avai
 	}
 	registry_claim(session->registry, wanted);
 	session->claimed = wanted;
+}
+
+/* Asked for where there are listening sockets: trying it out takes some 40 ms. */
+static bool can_queue(const struct session *session)
+{
+	struct error why = ERROR_INIT;
+
+	if (!session->net_lock || session->restore.tcp_close)
+		return false;
+	if (net_queue_probe(&why) == 0)
+		return true;
+	log_debug(session->log, "session %s: no connections that nobody has accepted: %s", session->text, why.message);
+	return false;
 }
 
 static int reply(struct session *session, const struct image_blockers *blockers, uint64_t available,
@@ -74,6 +88,8 @@ static int reply(struct session *session, const struct image_blockers *blockers,
 		message.n_blockers = used;
 		message.has_memory_available = true;
 		message.memory_available = available;
+		message.has_accept_queues = true;
+		message.accept_queues = can_queue(session);
 		/* Read last: what passes until the source has the answer makes its clocks go ahead here, never back. */
 		if (timens_is_supported() && timens_now(&machine, &now, NULL) == 0) {
 			message.has_monotonic = message.has_boottime = true;

@@ -123,6 +123,7 @@ union restore_address {
 };
 
 struct restore_connection; /* tcp.h */
+struct net_queue;	   /* net/queue.h */
 
 /* What files.c knows. */
 struct restore_files {
@@ -144,6 +145,7 @@ struct restore_files {
 	int loopback; /* inet-socket.c: listens for connections to be closed; -1: not yet */
 	uint16_t loopback_port;
 	ARRAY(struct restore_connection) connections; /* tcp.c: in repair mode until the go */
+	struct net_queue *queue; /* accept-queue.c: made on first use, owned */
 };
 
 /* tree->files, made on first use. NULL without memory. */

@@ -21,6 +21,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "net/queue.h"
 #include "restore/file-kind.h"
 #include "restore/tcp.h"
 #include "restore/unix.h"
@@ -57,6 +58,7 @@ void restore_files_free(struct restore_files *files)
 		return;
 	close_all(files);
 	restore_tcp_clear(files);
+	net_queue_free(files->queue);
 	restore_files_clear(files);
 	restore_unix_discard(files);
 	restore_memory_files_discard(files);

@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "image/socket-options.h"
+#include "restore/accept-queue.h"
 #include "restore/datagram.h"
 #include "restore/file-kind.h"
 #include "restore/tcp.h"
@@ -181,6 +182,19 @@ bool restore_inet_is_connection(const InetSocket *message)
 	return message->type == SOCK_STREAM && message->state != TCP_LISTEN && message->state != TCP_CLOSE;
 }
 
+/* Not connected; if it listens, with those that wait. */
+static int make_plain(struct restore_tree *tree, const InetSocket *message, int *ret_fd, struct error *error)
+{
+	_cleanup_fd_ int fd = -1;
+	int r = make_socket(message, &fd, error);
+
+	if (r == 0 && message->state == TCP_LISTEN)
+		r = restore_accept_queue_fill(tree, message, fd, error);
+	if (r == 0)
+		*ret_fd = steal_fd(&fd);
+	return r;
+}
+
 /* Connections that go on are open by now: restore_tcp_open(). */
 static int open_inet(struct restore_tree *tree, struct restore_file *file, struct error *error)
 {
@@ -190,7 +204,7 @@ static int open_inet(struct restore_tree *tree, struct restore_file *file, struc
 	if (message->type != SOCK_STREAM)
 		r = restore_datagram_make(message, tree->images, file->id, &file->fd, error);
 	else if (!restore_inet_is_connection(message))
-		r = make_socket(message, &file->fd, error);
+		r = make_plain(tree, message, &file->fd, error);
 	else if (tree->options->tcp_close)
 		r = make_closed(tree->files, message, &file->fd, error);
 	else

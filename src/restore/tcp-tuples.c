@@ -9,6 +9,7 @@
 
 #include "fdinfo.pb-c.h"
 #include "image/kinds.h"
+#include "restore/accept-queue.h"
 #include "util/cleanup.h"
 
 union address {
@@ -68,7 +69,7 @@ int restore_tcp_tuples(const struct image_set *images, bool tcp_close, struct ne
 		if (r < 0)
 			return error_set_errno(error, r, "looking at the addresses of a TCP socket");
 	}
-	return 0;
+	return tcp_close ? 0 : restore_accept_queue_tuples(images, ret, error);
 }
 
 static bool same_ip(const struct net_tuple *a, const struct net_tuple *b)

@@ -404,22 +404,26 @@ def test_connections_that_begin(two_hosts, lan, address, keys, start_victim):
     victim.check(a)
 
 
-@pytest.mark.parametrize("which", [0, 1])
-def test_connection_that_nobody_accepts(two_hosts, page_server, start_victim, which):
-    """The program has better to do, or wants no connection before there is data: it is named, neither moved nor reset."""
+def test_connections_that_cannot_wait_elsewhere(two_hosts, page_server, start_victim):
+    """Of one socket the program wants no connection before there is data: for this host it is not there yet. The other one's
+    peer is on this host. Both are named, neither moved nor reset.
+    """
     a, b, _ = two_hosts
     victim = start_victim(a, "listen-tcp")
     ports = [int(name.rsplit(":", 1)[1]) for name in addresses_in_use(a) if name.startswith("127.0.0.1:")]
     assert len(ports) == 2
-    connection = a.connect("127.0.0.1", ports[which])
+    connections = [a.connect("127.0.0.1", port) for port in ports]
     try:
         refused = send(a, page_server, victim.pid)
-        assert refused.status == 1 and "connections wait to be accepted" in refused.stderr, refused.text()
-        connection.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            connection.recv(1)
+        assert refused.status == 1 and "TCP_DEFER_ACCEPT" in refused.stderr, refused.text()
+        assert "its peer is on this host" in refused.stderr, refused.text()
+        for connection in connections:
+            connection.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                connection.recv(1)
     finally:
-        connection.close()
+        for connection in connections:
+            connection.close()
     assert not locks(a) and not locks(b)
 
 

@@ -12,7 +12,7 @@ import sys
 LAYERS = {
     "util": set(),
     "image": {"util", "proto"},
-    "net": {"util"},
+    "net": {"util", "proto"},
     "transport": {"util", "proto"},
     "tracee": {"util"},
     "track": {"tracee", "util"},
