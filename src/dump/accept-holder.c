@@ -75,7 +75,8 @@ static ssize_t receive_message(int socket, void *data, size_t size, int *ret_fd)
 {
 	struct iovec part = { data, size };
 	char control[CMSG_SPACE(sizeof(int))] = "";
-	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control) };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control,
+				  .msg_controllen = sizeof(control) };
 	struct cmsghdr *header;
 	ssize_t got;
 

@@ -91,6 +91,7 @@ static int add_record(const struct taking *taking, const struct net_tuple *tuple
 {
 	WaitingConnection message = WAITING_CONNECTION__INIT;
 	size_t size = tuple->family == AF_INET ? 4 : 16;
+	uint32_t ino = taking->listener->ino;
 	int r;
 
 	message.local_ip = (ProtobufCBinaryData){ size, (uint8_t *)tuple->local.ip };
@@ -99,9 +100,9 @@ static int add_record(const struct taking *taking, const struct net_tuple *tuple
 	message.remote_port = ntohs(tuple->remote.port);
 	message.state = state;
 	message.stream = stream;
-	r = image_set_add(taking->ctx->images, IMAGE_ACCEPT_QUEUE, taking->listener->ino, &message.base, error);
+	r = image_set_add(taking->ctx->images, IMAGE_ACCEPT_QUEUE, ino, &message.base, error);
 	if (r == 0 && stream->inq_len > 0)
-		r = image_set_add_bytes(taking->ctx->images, IMAGE_ACCEPT_QUEUE, taking->listener->ino, data->data, stream->inq_len, error);
+		r = image_set_add_bytes(taking->ctx->images, IMAGE_ACCEPT_QUEUE, ino, data->data, stream->inq_len, error);
 	return r;
 }
 

@@ -39,7 +39,8 @@ static int listen_here(int *ret_fd, struct sockaddr_in *ret_address)
 
 static int attempt_once(struct error *error)
 {
-	struct sockaddr_in local, remote = { .sin_family = AF_INET, .sin_port = htons(9), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in local, remote = { .sin_family = AF_INET, .sin_port = htons(9),
+					     .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	struct net_waiting waiting = { .sent = 1000, .received = 2000, .window = UINT16_MAX, .mss = 1460, .scales = true,
 				       .sacks = true, .timestamps = true };
 	_cleanup_fd_ int listener = -1, accepted = -1;

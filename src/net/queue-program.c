@@ -311,7 +311,8 @@ int net_queue_program_result(const struct net_queue_program *program)
 {
 	struct order order = { 0 };
 	uint32_t key = 0;
-	union bpf_attr attributes = { .map_fd = (uint32_t)program->order_map, .key = (uintptr_t)&key, .value = (uintptr_t)&order };
+	union bpf_attr attributes = { .map_fd = (uint32_t)program->order_map, .key = (uintptr_t)&key,
+				      .value = (uintptr_t)&order };
 	int r = bpf(BPF_MAP_LOOKUP_ELEM, &attributes);
 
 	return r < 0 ? r : order.result;

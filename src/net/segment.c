@@ -91,7 +91,8 @@ int net_segment_send(int fd, const struct net_segment *segment)
 	if (segment->size > NET_SEGMENT_MAX)
 		return -EMSGSIZE;
 	if (tuple->family == AF_INET) {
-		headers.v4.ip = (struct iphdr){ .version = 4, .ihl = sizeof(struct iphdr) / 4, .ttl = HOPS, .protocol = IPPROTO_TCP,
+		headers.v4.ip = (struct iphdr){ .version = 4, .ihl = sizeof(struct iphdr) / 4, .ttl = HOPS,
+						.protocol = IPPROTO_TCP,
 						.tot_len = htons((uint16_t)(sizeof(headers.v4) + segment->size)) };
 		memcpy(&headers.v4.ip.saddr, tuple->remote.ip, 4);
 		memcpy(&headers.v4.ip.daddr, tuple->local.ip, 4);

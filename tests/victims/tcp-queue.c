@@ -90,8 +90,8 @@ static bool verify(struct victim *v, struct state *s)
 		waiting += info.tcpi_unacked;
 		if (!s->counted)
 			s->waiting[i] = info.tcpi_unacked;
-		CHECK(v, s->waiting[i] == info.tcpi_unacked, "%u connections wait at socket %d, not %u", info.tcpi_unacked, (int)i,
-		      s->waiting[i]);
+		CHECK(v, s->waiting[i] == info.tcpi_unacked, "%u connections wait at socket %d, not %u", info.tcpi_unacked,
+		      (int)i, s->waiting[i]);
 		CHECK(v, info.tcpi_sacked == MAX / 2, "a backlog of %u", info.tcpi_sacked);
 	}
 	s->counted = true;
