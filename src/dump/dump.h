@@ -138,7 +138,7 @@ struct dump_context {
 	bool lockless;                      /* there can be no lock: sockets that listen go along without */
 	struct freezer *freezer;            /* holds the tree while its sockets are read; borrowed, NULL: the stop is enough */
 	struct dump_tcp_mark *tcp_marks;    /* DUMP_TCP_MARKS, borrowed; NULL: nobody would look */
-	_Atomic pid_t *queue_holder;        /* where accept-holder.c is named, in memory that outlives us; borrowed, may be NULL */
+	_Atomic pid_t *queue_holder;        /* who puts back what accept_queue has, should we die; borrowed, may be NULL */
 	bool target_queues;                 /* the target can put connections into the queues of listening sockets */
 	struct dump_accept_queue *accept_queue; /* accept-queue.c: what was taken out of such queues here; owned */
 	bool has_tcp;                       /* a collection has met a TCP socket */

@@ -1,20 +1,21 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Connections that begin, or end. Between the first packet of a connection and accept(2) it belongs to the listening socket, and
- * can be moved only with some ado (accept-queue.c), or not at all; its peer, which may have sent already, would be reset. So for a
- * moment before the freeze nobody new is let in: the lock drops first packets (their senders try again in a second, and meet the
- * target), handshakes that are under way come to their end, and the program, which still runs, accepts what waits.
+ * Connections that begin, or end. Between the first packet of a connection and accept(2) it belongs to the listening socket,
+ * and can be moved only with some ado (accept-queue.c), or not at all; its peer, which may have sent already, would be reset.
+ * So for a moment before the freeze nobody new is let in: the lock drops first packets (their senders try again in a second,
+ * and meet the target), handshakes that are under way come to their end, and the program, which still runs, accepts what
+ * waits.
  *
- * A connection that the program has closed, and whose last bytes are not acknowledged, belongs to nobody but the kernel of this
- * host, and stays here: that, too, is waited for.
+ * A connection that the program has closed, and whose last bytes are not acknowledged, belongs to nobody but the kernel of
+ * this host, and stays here: that, too, is waited for.
  *
  * Happy path. Engage the listeners that the preflight has met; then, again and again: what waits, by TCP_INFO; what is on its
  * way, by sock_diag(7).
  *
- * Failure modes. What has not settled by the deadline is left to the freeze, and what that takes to be put back is made now. A peer
- * that has vanished in the midst of a handshake, or that does not read the end of a connection, is not waited for; the latter
- * is reset if its address moves. With TCP_DEFER_ACCEPT a handshake is under way, for this host, until the peer sends something:
- * that is a blocker.
+ * Failure modes. What has not settled by the deadline is left to the freeze, and what that takes to be put back is made now. A
+ * peer that has vanished in the midst of a handshake, or that does not read the end of a connection, is not waited for; the
+ * latter is reset if its address moves. With TCP_DEFER_ACCEPT a handshake is under way, for this host, until the peer sends
+ * something: that is a blocker.
  */
 #include <errno.h>
 #include <linux/inet_diag.h>
