@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "../unit/scratch.h"
 #include "core.pb-c.h"
 #include "fdinfo.pb-c.h"
 #include "image/journal.h"
@@ -67,12 +68,11 @@ static void unpack(const uint8_t *data, size_t size)
 
 static void read_journal(const uint8_t *data, size_t size)
 {
-	char name[] = "/tmp/fuzz-image-XXXXXX", file[64];
+	char name[64], file[64];
 	_cleanup_fd_ int dir = -1;
 	struct journal_list list;
 
-	if (!mkdtemp(name))
-		abort();
+	scratch_directory(name, sizeof(name), "fuzz-image");
 	dir = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	snprintf(file, sizeof(file), "%032x.journal", 7);
 	if (fdio_replace_file(dir, file, data, size, 0600) == 0 && journal_list(dir, &list, NULL) == 0) {

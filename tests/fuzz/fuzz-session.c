@@ -12,6 +12,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "../unit/scratch.h"
 #include "living.h"
 #include "pageserver/registry.h"
 #include "pageserver/session.h"
@@ -87,7 +88,8 @@ static void run(struct registry *registry, int ended, const struct image_set *im
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static const struct pageserver_options options = { .state_dir = "/tmp/fuzz-session" };
+	static char state_dir[64];
+	static const struct pageserver_options options = { .state_dir = state_dir };
 	static const struct log log = { .fd = -1 };
 	static struct registry registry;
 	static struct image_set *living;
@@ -98,6 +100,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (!living) {
 		living = living_images();
 		ended = eventfd(0, EFD_CLOEXEC);
+		scratch_directory(state_dir, sizeof(state_dir), "fuzz-session");
 		if (registry_init(&registry, &options, &log, NULL) < 0)
 			abort();
 		registry.wake = wake;

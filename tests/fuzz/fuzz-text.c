@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "../unit/scratch.h"
 #include "dump/parts.h"
 #include "transport/wire.h"
 #include "util/fdio.h"
@@ -56,12 +57,11 @@ static void parse_maps(char *text)
 /* smaps, from a directory that stands for the process's. */
 static void parse_flags(const char *text, size_t size)
 {
-	char name[] = "/tmp/fuzz-text-XXXXXX";
+	char name[64];
 	struct dump_process process = { .pid = getpid() };
 	const struct procfs_map map = { .start = 0x1000, .end = 0x2000 };
 
-	if (!mkdtemp(name))
-		abort();
+	scratch_directory(name, sizeof(name), "fuzz-text");
 	process.proc_fd = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fdio_replace_file(process.proc_fd, "smaps", text, size, 0600) == 0 &&
 	    dump_mm_flags_update(&process, false, NULL) == 0)

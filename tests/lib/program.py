@@ -14,7 +14,7 @@ class Program:
 
     def __init__(self, host, name, mode=0o700):
         self.host = host
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix=f"p-{name}-", dir="/tmp"))
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix=f"p-{name}-"))
         self.dir.chmod(mode)
         self.pid = None
 

@@ -172,7 +172,7 @@ class Pgbench:
     def __init__(self, server, client, address, clients=4):
         self.server, self.client = server, client
         self.address, self.clients = address, clients
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="p-pgbench-", dir="/tmp"))
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="p-pgbench-"))
         self.pid = None
 
     def __enter__(self):

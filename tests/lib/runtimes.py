@@ -39,7 +39,7 @@ class StressNg:
     def __init__(self, host, stressor, options=()):
         self.host = host
         self.stressor = stressor
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="p-stress-", dir="/tmp"))
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="p-stress-"))
         self.pid = host.spawn_daemon(["/usr/bin/stress-ng", f"--{stressor}", "2", "--verify", "--timeout", "600",
                                       "--temp-path", self.dir, *options],
                                      stdout=self.dir / "log", stderr=self.dir / "log", cwd=self.dir)

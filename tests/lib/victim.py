@@ -47,7 +47,7 @@ class Victim:
             command = [program]
         # Short and world-writable: UNIX socket paths are limited, and some victims give up being
         # root.
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix=f"v-{name}-", dir="/tmp"))
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix=f"v-{name}-"))
         self.dir.chmod(0o777)
         args = list(map(str, args))
         self.private = f"/mnt/{self.dir.name}" if private else None

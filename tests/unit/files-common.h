@@ -26,6 +26,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "scratch.h"
+
 #include "dump/dump.h"
 #include "dump/files.h"
 #include "dump/shared-memory.h"
@@ -84,8 +86,7 @@ static inline void move_begin(struct move *move, void (*setup)(const char *direc
 	pid_t pid;
 
 	memset(move, 0, sizeof(*move));
-	snprintf(move->directory, sizeof(move->directory), "/tmp/test-files-XXXXXX");
-	assert_non_null(mkdtemp(move->directory));
+	scratch_directory(move->directory, sizeof(move->directory), "test-files");
 	pid = move_spawn(setup, move->directory);
 	move->source_process.pid = pid;
 	move->source_process.files_id = (uint32_t)pid;

@@ -20,6 +20,8 @@
 
 #include <cmocka.h>
 
+#include "scratch.h"
+
 #include "core.pb-c.h"
 #include "fdinfo.pb-c.h"
 #include "fs.pb-c.h"
@@ -94,9 +96,9 @@ static inline void remove_tree(const char *path)
 
 static inline int make_base(void **state)
 {
-	char *base = strdup("/tmp/image-directory-XXXXXX");
+	char path[64];
 
-	*state = mkdtemp(base);
+	*state = strdup(scratch_directory(path, sizeof(path), "image-directory"));
 	return *state ? 0 : -1;
 }
 

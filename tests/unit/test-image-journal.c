@@ -13,6 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "scratch.h"
+
 #include "image/journal.h"
 
 struct place {
@@ -25,8 +27,7 @@ static int setup(void **state)
 	struct place *place = calloc(1, sizeof(*place));
 	char path[96];
 
-	strcpy(place->dir, "/tmp/journal-XXXXXX");
-	assert_non_null(mkdtemp(place->dir));
+	scratch_directory(place->dir, sizeof(place->dir), "journal");
 	snprintf(path, sizeof(path), "%s/state", place->dir);
 	assert_int_equal(journal_open_dir(path, &place->fd, NULL), 0);
 	*state = place;

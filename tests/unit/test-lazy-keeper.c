@@ -2,6 +2,7 @@
 /* deps: tracee transport */
 /* The keeper, and the end of processes whose missing pages nobody can bring any more. */
 #include "lazy-common.h"
+#include "scratch.h"
 
 #include <linux/userfaultfd.h>
 #include <poll.h>
@@ -10,13 +11,12 @@
 
 #include "lazy/private.h"
 
-static char directory[] = "/tmp/lazy-keeper-XXXXXX";
-static char socket_path[64];
+static char directory[64];
+static char socket_path[80];
 
 static int group_setup(void **state)
 {
-	if (!mkdtemp(directory))
-		return -1;
+	scratch_directory(directory, sizeof(directory), "lazy-keeper");
 	snprintf(socket_path, sizeof(socket_path), "%s/keeper", directory);
 	return 0;
 }

@@ -18,6 +18,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "scratch.h"
+
 #include "migrate/progress.h"
 #include "util/log.h"
 
@@ -77,10 +79,10 @@ static void test_object_and_back(void **state)
 static void test_file(void **state)
 {
 	const uint8_t session[JOURNAL_SESSION_SIZE] = { 1, 2, 3 };
-	char dir[] = "/tmp/progress-XXXXXX", text[PROGRESS_TEXT_MAX] = "", wanted[PROGRESS_TEXT_MAX];
+	char dir[64], text[PROGRESS_TEXT_MAX] = "", wanted[PROGRESS_TEXT_MAX];
 	int fd;
 
-	assert_non_null(mkdtemp(dir));
+	scratch_directory(dir, sizeof(dir), "progress");
 	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	assert_int_equal(progress_read(fd, session, text), -ENOENT);
 	progress_write(fd, session, &facts);

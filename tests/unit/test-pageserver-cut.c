@@ -20,6 +20,8 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include "scratch.h"
+
 #include "dump/dump.h"
 #include "pageserver/registry.h"
 #include "pageserver/session.h"
@@ -66,8 +68,7 @@ static int setup(void **state)
 {
 	struct place *place = calloc(1, sizeof(*place));
 
-	strcpy(place->dir, "/tmp/session-XXXXXX");
-	assert_non_null(mkdtemp(place->dir));
+	scratch_directory(place->dir, sizeof(place->dir), "session");
 	place->options.state_dir = place->dir;
 	place->log.fd = -1;
 	place->ended = eventfd(0, EFD_CLOEXEC);

@@ -15,6 +15,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "scratch.h"
+
 #include "pageserver/pageserver.h"
 #include "transport/keys.h"
 #include "transport/tcp.h"
@@ -68,8 +70,7 @@ static int begin(void **state, const char *const *allow, size_t allow_count)
 	struct place *place = calloc(1, sizeof(*place));
 
 	signal(SIGPIPE, SIG_IGN);
-	strcpy(place->dir, "/tmp/hello-XXXXXX");
-	assert_non_null(mkdtemp(place->dir));
+	scratch_directory(place->dir, sizeof(place->dir), "hello");
 	snprintf(place->keys, sizeof(place->keys), "%s/keys", place->dir);
 	assert_int_equal(keys_generate(place->keys, &keys, NULL), 0);
 	assert_int_equal(tls_context_new(TLS_CLIENT, place->keys, &place->tls, NULL), 0);

@@ -13,6 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "scratch.h"
+
 #include "pageserver/recover.h"
 
 #define DAY (24 * 3600)
@@ -47,9 +49,9 @@ static void old_ones_go(void **state)
 	struct pageserver_options options = { 0 };
 	struct registry registry;
 	struct log log = { 0 };
-	char dir[] = "/tmp/test-prune-XXXXXX", sessions[64];
+	char dir[64], sessions[80];
 
-	assert_non_null(mkdtemp(dir));
+	scratch_directory(dir, sizeof(dir), "prune");
 	options.state_dir = dir;
 	assert_int_equal(registry_init(&registry, &options, &log, NULL), 0);
 	put(&registry, 1, JOURNAL_DONE, 8 * DAY);

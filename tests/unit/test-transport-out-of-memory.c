@@ -14,6 +14,7 @@
 #include "image/image.h"
 #include "image/journal.h"
 #include "out-of-memory.h"
+#include "scratch.h"
 #include "transport-keys.h"
 #include "transport/filter.h"
 #include "transport/wire.h"
@@ -250,11 +251,11 @@ static int keep_journal(void *data, struct error *error)
 
 static void test_images(void **state)
 {
-	char path[] = "/tmp/out-of-memory-XXXXXX", sessions[64];
+	char path[64], sessions[80];
 
 	oom_walk("images", make_images, NULL);
 	oom_walk("blockers", list_blockers, NULL);
-	assert_non_null(mkdtemp(path));
+	scratch_directory(path, sizeof(path), "out-of-memory");
 	oom_walk("journal", keep_journal, path);
 	snprintf(sessions, sizeof(sessions), "%s/sessions", path);
 	assert_int_equal(rmdir(sessions), 0);

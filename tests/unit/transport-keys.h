@@ -10,6 +10,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "scratch.h"
+
 #include "transport/keys.h"
 #include "transport/tls.h"
 #include "util/buffer.h"
@@ -23,8 +25,7 @@ static const char *const key_files[] = {
 
 static inline void keys_dir_make(char path[KEYS_PATH_MAX])
 {
-	snprintf(path, KEYS_PATH_MAX, "/tmp/transport-keys-XXXXXX");
-	assert_non_null(mkdtemp(path));
+	scratch_directory(path, KEYS_PATH_MAX, "transport-keys");
 }
 
 /* Keys for server.test, 127.0.0.1 and ::1, and the client mover.test; valid for `days` from `age` days ago. */
