@@ -33,11 +33,9 @@ static int finish_process(struct restore_tree *tree, struct restore_process *pro
 
 int restore_finish(struct restore_tree *tree, struct error *error)
 {
-	static const process_part of_memory[] = { restore_mm_numbers, restore_aio, restore_mm_attributes,
-						     restore_mm_locks };
-	static const process_part after_files[] = { restore_stop, restore_shell_flush_signals, restore_process_apply,
-						    restore_threads_apply, restore_process_last, finish_process };
-	int r = 0;
+	static const process_part of_memory[] = { restore_aio, restore_mm_attributes, restore_mm_locks };
+	static const process_part after_files[] = { restore_stop, restore_shell_flush_signals };
+	int r = restore_for_each_together(tree, restore_mm_numbers, error);
 
 	for (size_t i = 0; r == 0 && i < sizeof(of_memory) / sizeof(of_memory[0]); i++)
 		r = for_each_process(tree, of_memory[i], true, error);
@@ -62,5 +60,13 @@ int restore_finish(struct restore_tree *tree, struct error *error)
 		r = restore_ptys_finish(tree, error);
 	for (size_t i = 0; r == 0 && i < sizeof(after_files) / sizeof(after_files[0]); i++)
 		r = for_each_process(tree, after_files[i], false, error);
+	if (r == 0)
+		r = restore_for_each_together(tree, restore_process_apply, error);
+	if (r == 0)
+		r = for_each_process(tree, restore_process_threads, false, error);
+	if (r == 0)
+		r = restore_for_each_together(tree, restore_process_last, error);
+	if (r == 0)
+		r = for_each_process(tree, finish_process, false, error);
 	return r;
 }

@@ -25,18 +25,22 @@
 #define MM_ONFAULT       1   /* MLOCK_ONFAULT */
 #define MM_BATCH_CALLS   200
 
-int restore_mm_numbers(struct restore_tree *tree, struct restore_process *process, struct error *error)
+int restore_mm_numbers(struct restore_tree *tree, struct restore_process *process, struct restore_together *together,
+		       struct error *error)
 {
 	_cleanup_message_ AddressSpace *message = NULL;
-	_cleanup_fd_ int exe_fd = -1;
 	struct tracee_batch *batch;
 	struct prctl_mm_map map;
+	int exe_fd = -1, pidfd, exe, r;
 	uint64_t place;
-	int pidfd, exe, r;
 
+	if (process->owner)
+		return 0;
 	r = restore_get(tree->images, IMAGE_MM, (uint32_t)process->pid, address_space, &message, error);
 	if (r == 0)
 		r = restore_file_link(tree, message->exe_file_id, &exe_fd, error);
+	if (r == 0)
+		r = restore_together_close(together, exe_fd, error);
 	if (r < 0)
 		return r;
 	map = (struct prctl_mm_map){
@@ -53,9 +57,9 @@ int restore_mm_numbers(struct restore_tree *tree, struct restore_process *proces
 		.env_end = message->mm_env_end,
 		.auxv_size = (uint32_t)(message->n_mm_saved_auxv * sizeof(uint64_t)),
 	};
-	batch = tracee_batch_new();
+	batch = restore_together_batch(together, process, error);
 	if (!batch)
-		return error_set_errno(error, -ENOMEM, "cannot set the memory numbers of PID %d", process->pid);
+		return -ENOMEM;
 	pidfd = restore_borrow_begin(batch);
 	exe = restore_borrow(batch, pidfd, exe_fd);
 	/* The structure holds the number of a descriptor. The shell has none yet, so the two get the first numbers. */
@@ -66,9 +70,7 @@ int restore_mm_numbers(struct restore_tree *tree, struct restore_process *proces
 	tracee_batch_call(batch, SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, place, sizeof(map), 0);
 	tracee_batch_call(batch, SYS_close, TRACEE_RESULT(exe));
 	restore_borrow_end(batch, pidfd);
-	r = tracee_batch_run(process->tracee->threads.items[0], batch, tree->deadline, error);
-	tracee_batch_free(batch);
-	return r;
+	return 0;
 }
 
 static void add_locks(struct tracee_batch *batch, const struct restore_mm *mm, const MmExtra *extra)

@@ -47,6 +47,32 @@ int restore_borrow_begin(struct tracee_batch *batch);
 int restore_borrow(struct tracee_batch *batch, int pidfd_index, int fd);
 void restore_borrow_end(struct tracee_batch *batch, int pidfd_index);
 
+/* ---- batches of several processes: together.c --------------------------------------------------------------------- */
+
+/* To be run at the same time, one in the leader of each process. Zero-initialised before. */
+struct restore_together {
+	ARRAY(struct tracee_thread *) threads; /* borrowed */
+	ARRAY(struct tracee_batch *) batches;  /* owned */
+	ARRAY(int) fds;                        /* owned: what the batches borrow */
+};
+
+/* An empty batch for the leader of a process; NULL: -ENOMEM. Of `together`. One for each process until the next run. */
+struct tracee_batch *restore_together_batch(struct restore_together *together, struct restore_process *process,
+					    struct error *error);
+/* Takes a descriptor (-1: none), also on failure, and closes it after the next run. */
+int restore_together_close(struct restore_together *together, int fd, struct error *error);
+/* Runs what there is, and makes `together` empty. */
+int restore_together_run(struct restore_tree *tree, struct restore_together *together, struct error *error);
+void restore_together_deinit(struct restore_together *together);
+
+typedef int (*restore_together_part)(struct restore_tree *tree, struct restore_process *process,
+				     struct restore_together *together, struct error *error);
+/*
+ * Has part() add the batches of all processes, makers first, and runs them. What a process shares with its maker is its
+ * maker's work before it is its own: the two never run at the same time.
+ */
+int restore_for_each_together(struct restore_tree *tree, restore_together_part part, struct error *error);
+
 /* ---- shell jobs: job.c --------------------------------------------------------------------------------------------- */
 
 struct restore_job;
@@ -107,7 +133,8 @@ int restore_mm_new(struct restore_tree *tree, struct restore_process *process, s
 void restore_mm_free(struct restore_mm *mm);
 int restore_mm_apply(struct restore_tree *tree, struct restore_process *process, struct error *error);
 /* Numbers of the address space, break and exe link: PR_SET_MM_MAP. */
-int restore_mm_numbers(struct restore_tree *tree, struct restore_process *process, struct error *error);
+int restore_mm_numbers(struct restore_tree *tree, struct restore_process *process, struct restore_together *together,
+		       struct error *error);
 /* Locks: takes all pages that are not there. */
 int restore_mm_locks(struct restore_tree *tree, struct restore_process *process, struct error *error);
 /* Names and guards: after all content. Seals: at the very end, in a batch of the caller's. */
@@ -139,10 +166,17 @@ void restore_shared_free(struct restore_shared *shared);
 int restore_aio(struct restore_tree *tree, struct restore_process *process, struct error *error);
 int restore_aio_check(const struct image_set *images, struct image_blockers *blockers, struct error *error);
 
-/* process.c: what belongs to a process, by a batch in its leader; before its threads get their credentials. */
-int restore_process_apply(struct restore_tree *tree, struct restore_process *process, struct error *error);
-/* The last batch: what must come after credentials, and what starts to move by itself (timers, pending signals). */
-int restore_process_last(struct restore_tree *tree, struct restore_process *process, struct error *error);
+/*
+ * process.c: what belongs to a process, by a batch in its leader; before its threads get their credentials. Where it has one
+ * thread and needs nothing in between, all the rest goes into that batch, too: process->is_set_up.
+ */
+int restore_process_apply(struct restore_tree *tree, struct restore_process *process, struct restore_together *together,
+			  struct error *error);
+/* Of one that is not set up: POSIX timers and threads. */
+int restore_process_threads(struct restore_tree *tree, struct restore_process *process, struct error *error);
+/* And its last batch: what must come after credentials, and what starts to move by itself (timers, pending signals). */
+int restore_process_last(struct restore_tree *tree, struct restore_process *process, struct restore_together *together,
+			 struct error *error);
 
 /* signal.c */
 void restore_signal_actions(struct tracee_batch *batch, const CoreProcess *message);
@@ -185,6 +219,9 @@ void restore_setting_login(struct tracee_batch *batch, uint32_t uid);
 
 /* thread.c: all threads of a process: everything but what the process's last batch does. */
 int restore_threads_apply(struct restore_tree *tree, struct restore_process *process, struct error *error);
+/* The same of the only thread of a process without filters and POSIX timers: the calls are added to a batch. */
+int restore_thread_add(struct restore_tree *tree, struct restore_process *process, const Core *core, struct tracee_batch *batch,
+		       struct error *error);
 
 /* xstate.c: NT_X86_XSTATE area from the messages; and AMX, which a thread has to touch before it can be given a state. */
 int restore_xstate(const struct image_xsave_layout *layout, struct tracee_thread *thread, const ThreadExtra *extra,

@@ -134,14 +134,9 @@ static uint32_t read_login(const struct restore_process *process)
 	return fdio_read_file(-1, path, 64, &text) < 0 ? UINT32_MAX : (uint32_t)strtoul((const char *)text.data, NULL, 10);
 }
 
-static int run_first(struct restore_tree *tree, struct restore_process *process, const CoreProcess *core,
-		     const ProcessExtra *extra, const struct fs_fds *fds, struct error *error)
+static void add_first(struct restore_process *process, struct tracee_batch *batch, const CoreProcess *core,
+		      const ProcessExtra *extra, const struct fs_fds *fds)
 {
-	struct tracee_batch *batch = tracee_batch_new();
-	int r;
-
-	if (!batch)
-		return error_set_errno(error, -ENOMEM, "cannot set up PID %d", process->pid);
 	if (core->has_loginuid && core->loginuid != read_login(process))
 		restore_setting_login(batch, core->loginuid);
 	add_fs(batch, fds);
@@ -152,9 +147,6 @@ static int run_first(struct restore_tree *tree, struct restore_process *process,
 	restore_setting_process(batch, extra);
 	restore_signal_actions(batch, core);
 	add_limits(batch, core->rlimits);
-	r = tracee_batch_run(process->tracee->threads.items[0], batch, tree->deadline, error);
-	tracee_batch_free(batch);
-	return r;
 }
 
 /* The messages of a process. */
@@ -190,10 +182,45 @@ static int messages_get(struct restore_tree *tree, const struct restore_process 
 	return r;
 }
 
-int restore_process_apply(struct restore_tree *tree, struct restore_process *process, struct error *error)
+/* The calls after credentials. */
+static int add_last(struct restore_tree *tree, struct restore_process *process, struct tracee_batch *batch,
+		    const struct process_messages *messages, struct error *error)
+{
+	const ProcessTimers *timers = messages->core->tc->timers;
+	int r;
+
+	if (messages->mm->thp_disabled)
+		tracee_batch_call(batch, SYS_prctl, PR_SET_THP_DISABLE, 1, messages->extra->huge_pages & ~1u, 0, 0);
+	/* 2 (readable by root only) cannot be asked for; 0 is the nearest. */
+	tracee_batch_call(batch, SYS_prctl, PR_SET_DUMPABLE, messages->mm->dumpable == 1, 0, 0, 0);
+	restore_setting_last(batch, messages->extra);
+	r = process->owner ? 0 : restore_mm_seals(tree, process, batch, error);
+	if (r < 0)
+		return r;
+	if (restore_signal_pending(process, batch, 0, messages->core->tc->signals_s, timers) < 0)
+		return error_set_errno(error, -ENOMEM, "cannot finish PID %d", process->pid);
+	restore_timer_arm(tree, process, batch, timers);
+	return 0;
+}
+
+/*
+ * Does one batch do for all? Not where other batches come before its end; where other threads of its memory have credentials to
+ * be given, which takes dumpable away; or where vector registers can be set only after what the batch asks for.
+ */
+static bool is_simple(const struct restore_process *process, const struct process_messages *messages)
+{
+	const CoreThread *core = messages->core->thread_core;
+
+	return process->tracee->threads.count == 1 && !process->shares && messages->core->tc->timers->n_posix == 0 && core &&
+	       core->seccomp_mode == SECCOMP_MODE__SECCOMP_NONE &&
+	       messages->extra->xcomp_permissions >> PROCESS_XCOMP_FIRST == 0;
+}
+
+int restore_process_apply(struct restore_tree *tree, struct restore_process *process, struct restore_together *together,
+			  struct error *error)
 {
 	_cleanup_(messages_deinit) struct process_messages messages = { 0 };
-	_cleanup_fd_ int cwd = -1, root = -1;
+	struct tracee_batch *batch;
 	struct fs_fds fds;
 	int r;
 
@@ -201,44 +228,48 @@ int restore_process_apply(struct restore_tree *tree, struct restore_process *pro
 	if (r < 0)
 		return r;
 	r = fs_open(tree, process, &fds, error);
-	cwd = fds.cwd;
-	root = fds.root;
-	if (r == 0)
-		r = run_first(tree, process, messages.core->tc, messages.extra, &fds, error);
-	if (r == 0)
-		r = apply_from_outside(tree, process, messages.core->tc, messages.extra, error);
-	if (r == 0)
-		r = restore_timer_create(tree, process, messages.core->tc->timers, error);
-	return r;
+	if (restore_together_close(together, fds.cwd, r < 0 ? NULL : error) < 0 ||
+	    restore_together_close(together, fds.root, r < 0 ? NULL : error) < 0)
+		r = r < 0 ? r : -ENOMEM;
+	if (r < 0)
+		return r;
+	batch = restore_together_batch(together, process, error);
+	if (!batch)
+		return -ENOMEM;
+	add_first(process, batch, messages.core->tc, messages.extra, &fds);
+	r = apply_from_outside(tree, process, messages.core->tc, messages.extra, error);
+	process->is_set_up = is_simple(process, &messages);
+	if (r < 0 || !process->is_set_up)
+		return r;
+	r = restore_thread_add(tree, process, messages.core, batch, error);
+	return r < 0 ? r : add_last(tree, process, batch, &messages, error);
 }
 
-int restore_process_last(struct restore_tree *tree, struct restore_process *process, struct error *error)
+int restore_process_threads(struct restore_tree *tree, struct restore_process *process, struct error *error)
+{
+	_cleanup_message_ Core *core = NULL;
+	int r;
+
+	if (process->is_set_up)
+		return 0;
+	r = restore_get(tree->images, IMAGE_CORE, (uint32_t)process->pid, core, &core, error);
+	if (r == 0)
+		r = restore_timer_create(tree, process, core->tc->timers, error);
+	return r < 0 ? r : restore_threads_apply(tree, process, error);
+}
+
+int restore_process_last(struct restore_tree *tree, struct restore_process *process, struct restore_together *together,
+			 struct error *error)
 {
 	_cleanup_(messages_deinit) struct process_messages messages = { 0 };
 	struct tracee_batch *batch;
 	int r;
 
+	if (process->is_set_up)
+		return 0;
 	r = messages_get(tree, process, &messages, error);
 	if (r < 0)
 		return r;
-	batch = tracee_batch_new();
-	if (!batch)
-		return error_set_errno(error, -ENOMEM, "cannot finish PID %d", process->pid);
-	if (messages.mm->thp_disabled)
-		tracee_batch_call(batch, SYS_prctl, PR_SET_THP_DISABLE, 1, messages.extra->huge_pages & ~1u, 0, 0);
-	/* 2 (readable by root only) cannot be asked for; 0 is the nearest. */
-	tracee_batch_call(batch, SYS_prctl, PR_SET_DUMPABLE, messages.mm->dumpable == 1, 0, 0, 0);
-	restore_setting_last(batch, messages.extra);
-	r = process->owner ? 0 : restore_mm_seals(tree, process, batch, error);
-	if (r == 0) {
-		r = restore_signal_pending(process, batch, 0, messages.core->tc->signals_s, messages.core->tc->timers);
-		if (r < 0)
-			error_set_errno(error, r, "cannot finish PID %d", process->pid);
-	}
-	if (r == 0) {
-		restore_timer_arm(tree, process, batch, messages.core->tc->timers);
-		r = tracee_batch_run(process->tracee->threads.items[0], batch, tree->deadline, error);
-	}
-	tracee_batch_free(batch);
-	return r;
+	batch = restore_together_batch(together, process, error);
+	return batch ? add_last(tree, process, batch, &messages, error) : -ENOMEM;
 }

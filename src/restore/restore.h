@@ -92,6 +92,7 @@ struct restore_process {
 	bool created;                   /* by the last restore_tree_layout(): memory is the parent's copy */
 	bool fresh;                     /* or, with this, nothing */
 	bool kept;                      /* outlives its tracer */
+	bool is_set_up;                 /* by its first batch, to the last call */
 	bool has_attributes;            /* names and guards of its memory are there */
 	ARRAY(uint32_t) timers_due;     /* numbers of POSIX timers whose signal is pending; owned */
 };

@@ -214,6 +214,29 @@ static int thread_registers(const struct restore_host *host, const struct thread
 	return restore_xstate(&host->xsave, work->thread, work->extra, error);
 }
 
+static bool is_complete(const Core *core)
+{
+	return core->thread_core && core->thread_core->creds && core->thread_info;
+}
+
+int restore_thread_add(struct restore_tree *tree, struct restore_process *process, const Core *core, struct tracee_batch *batch,
+		       struct error *error)
+{
+	struct tracee_thread *thread = process->tracee->threads.items[0];
+	_cleanup_message_ ThreadExtra *extra = NULL;
+	struct thread_work work = { .thread = thread, .batch = batch, .core = (Core *)core };
+	int r = restore_get(tree->images, IMAGE_THREAD_EXTRA, (uint32_t)thread->tid, thread_extra, &extra, error);
+
+	work.extra = extra;
+	if (r == 0 && !is_complete(core))
+		r = error_set(error, -EPROTO, "the core record of thread %d is incomplete", thread->tid);
+	if (r == 0)
+		r = thread_scheduling(&work, error);
+	if (r == 0 && thread_batch(process, &work, &tree->host->creds, NULL) < 0)
+		r = error_set_errno(error, -ENOMEM, "cannot set up thread %d", thread->tid);
+	return r < 0 ? r : thread_registers(tree->host, &work, error);
+}
+
 static int work_begin(struct restore_tree *tree, struct thread_work *work, struct tracee_thread *thread,
 		      struct error *error)
 {
@@ -227,7 +250,7 @@ static int work_begin(struct restore_tree *tree, struct thread_work *work, struc
 	r = restore_get(tree->images, IMAGE_CORE, id, core, &work->core, error);
 	if (r == 0)
 		r = restore_get(tree->images, IMAGE_THREAD_EXTRA, id, thread_extra, &work->extra, error);
-	if (r == 0 && (!work->core->thread_core || !work->core->thread_core->creds || !work->core->thread_info))
+	if (r == 0 && !is_complete(work->core))
 		r = error_set(error, -EPROTO, "the core record of thread %u is incomplete", id);
 	return r;
 }
