@@ -115,7 +115,7 @@ static int dump_running_mm(struct dump_context *ctx, struct dump_process *proces
 		r = dump_mm(ctx, process, NULL, &attempt);
 		if (r != -ENOENT && r != -ESRCH)
 			break;
-		if (procfs_read_maps(process->pid, &maps, NULL) < 0)
+		if (tracee_read_maps(process->pid, -1, &maps, NULL) < 0)
 			break;
 		procfs_maps_deinit(&process->maps);
 		process->maps = maps;

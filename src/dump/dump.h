@@ -79,6 +79,8 @@ struct dump_tcp_mark {
 #define DUMP_TCP_MARKS PARALLEL_MAX /* so many are read at a time */
 
 /* One process of the tree. */
+#define DUMP_FLAGS_AHEAD 32 /* descriptors whose flags are asked for with all else */
+
 struct dump_process {
 	pid_t pid;                     /* as seen by us */
 	struct procfs_stat stat;       /* at the last refresh */
@@ -95,6 +97,8 @@ struct dump_process {
 	unsigned level;                /* image/tree.h; as the next, set with its records */
 	bool fresh;                    /* its memory does not begin as a copy of its parent's on the target */
 	bool reads_direct;             /* has had a file open with O_DIRECT when its descriptors were last collected */
+	bool asked_flags;              /* the next is of this stop */
+	uint32_t close_on_exec;        /* which of its descriptors below DUMP_FLAGS_AHEAD are */
 	bool seccomp;                  /* a thread was restricted by seccomp(2) at the last look at all of them */
 	bool pins;                     /* devices may write to its memory, which nothing tells: asynchronous I/O */
 	struct tracee_process *tracee; /* NULL while the tree runs; borrowed from the tracee_tree */

@@ -5,8 +5,8 @@
  * Model. Files of /proc cost more than anything else here (readlink 4 us, fdinfo 8 us), so they are
  * read only where nothing else tells: the link for files with a path and for what has no type of
  * its own; fdinfo for kinds whose state is nowhere else. Sockets and pipes are told by fstat(2).
- * Whether a descriptor is closed on exec is asked in the process itself, at the freeze, for all of
- * them in one batch; while the process runs fdinfo has to do.
+ * Whether a descriptor is closed on exec is asked in the process itself, at the freeze: of the lowest
+ * ones with all else (thread.c), of the others in one batch; while the process runs fdinfo has to do.
  *
  * Failure modes. A number may vanish at any time while the process runs: then there is no file.
  */
@@ -75,18 +75,39 @@ static int ask_flags(struct dump_context *ctx, struct dump_reader *reader, size_
 }
 
 /* Which device pipes are on. */
-static int read_pipe_device(struct dump_reader *reader)
+static int read_pipe_device(struct dump_files *files)
 {
 	struct stat st;
 	int ends[2], r;
 
+	if (files->pipe_device)
+		return 0;
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return -errno;
 	r = fstat(ends[0], &st) < 0 ? -errno : 0;
 	if (r == 0)
-		reader->pipe_device = st.st_dev;
+		files->pipe_device = st.st_dev;
 	close(ends[0]);
 	close(ends[1]);
+	return r;
+}
+
+/* The flags of all descriptors of a stopped process: of the lowest ones they are known (thread.c). */
+static int read_flags(struct dump_context *ctx, struct dump_reader *reader, struct error *error)
+{
+	const struct dump_process *process = reader->process;
+	size_t first = 0, count = reader->numbers.count;
+	int r = 0;
+
+	for (; process->asked_flags && first < count; first++) {
+		struct dump_number *number = &reader->numbers.items[first];
+
+		if (number->number >= DUMP_FLAGS_AHEAD)
+			break;
+		number->cloexec = process->close_on_exec & UINT32_C(1) << number->number;
+	}
+	for (; r == 0 && first < count; first += BATCH_CALLS)
+		r = ask_flags(ctx, reader, first, count - first < BATCH_CALLS ? count - first : BATCH_CALLS, error);
 	return r;
 }
 
@@ -95,19 +116,16 @@ int dump_reader_open(struct dump_context *ctx, struct dump_process *process,
 {
 	int r;
 
-	*ret = (struct dump_reader){ .process = process, .info = &ctx->files->info };
+	*ret = (struct dump_reader){ .process = process, .files = ctx->files, .info = &ctx->files->info };
 	ret->link_dir = openat(process->proc_fd, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	ret->info_dir = openat(process->proc_fd, "fdinfo", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	r = ret->link_dir < 0 || ret->info_dir < 0 ? -errno : list_numbers(ret);
 	if (r == 0)
-		r = read_pipe_device(ret);
+		r = read_pipe_device(ctx->files);
 	if (r < 0)
 		error_set_errno(error, r, "PID %d: listing descriptors", process->pid);
-	for (size_t i = 0; r == 0 && process->tracee && i < ret->numbers.count; i += BATCH_CALLS)
-		r = ask_flags(ctx, ret, i,
-			      ret->numbers.count - i < BATCH_CALLS ? ret->numbers.count - i
-								   : BATCH_CALLS,
-			      error);
+	if (r == 0 && process->tracee)
+		r = read_flags(ctx, ret, error);
 	if (r < 0)
 		dump_reader_close(ret);
 	return r;
@@ -118,10 +136,10 @@ int dump_reader_open_own(struct dump_context *ctx, struct dump_process *process,
 {
 	int r;
 
-	*ret = (struct dump_reader){ .process = process, .info = &ctx->files->info };
+	*ret = (struct dump_reader){ .process = process, .files = ctx->files, .info = &ctx->files->info };
 	ret->link_dir = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	ret->info_dir = open("/proc/self/fdinfo", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	r = ret->link_dir < 0 || ret->info_dir < 0 ? -errno : read_pipe_device(ret);
+	r = ret->link_dir < 0 || ret->info_dir < 0 ? -errno : read_pipe_device(ctx->files);
 	if (r == 0)
 		return 0;
 	dump_reader_close(ret);
@@ -217,7 +235,7 @@ static int read_link(const struct dump_reader *reader, struct dump_file *file)
 			 (unsigned long)file->st.st_ino);
 		return 0;
 	}
-	if (S_ISFIFO(file->st.st_mode) && file->st.st_dev == reader->pipe_device) {
+	if (S_ISFIFO(file->st.st_mode) && file->st.st_dev == reader->files->pipe_device) {
 		snprintf(file->link, sizeof(file->link), "pipe:[%lu]",
 			 (unsigned long)file->st.st_ino);
 		return 0;

@@ -29,12 +29,14 @@ struct dump_number {
 	bool cloexec; /* known at the freeze only */
 };
 
+struct dump_files;
+
 /* The descriptor table of a process, while it is read: file-facts.c. */
 struct dump_reader {
 	struct dump_process *process;	   /* borrowed */
 	int link_dir;			   /* /proc/PID/fd, owned */
 	int info_dir;			   /* /proc/PID/fdinfo, owned */
-	dev_t pipe_device;		   /* st_dev of pipes */
+	const struct dump_files *files;	   /* borrowed */
 	ARRAY(struct dump_number) numbers; /* ascending */
 	struct buffer *info;		   /* for the text of fdinfo; borrowed */
 	int info_number;		   /* whose text it is, -1: nobody's */
@@ -220,6 +222,7 @@ struct dump_files {
 	ARRAY(uint32_t) terminals; /* tty.c: ids of its IMAGE_TTY_INFO records of this collection */
 	ARRAY(struct stat) queues;  /* mqueue.c, of this image set */
 	struct buffer info;	    /* text of the fdinfo at hand */
+	dev_t pipe_device;	    /* st_dev of pipes; 0: not known yet */
 };
 
 /* ctx->files, made on first use. NULL without memory. */

@@ -4,8 +4,8 @@
  * forbidden, speculation, what a memory error does, memory policy; memory that is never executable once it was writable,
  * merged, without huge pages, or locked as it comes. Asked in the batches of thread.c; what is as usual is not recorded.
  *
- * That memory to come is locked (mlockall(2) with MCL_FUTURE) is told by nothing; but so is the remote area then, and a locked
- * mapping refuses MADV_COLD. Without MCL_ONFAULT it has all of its pages.
+ * That memory to come is locked (mlockall(2) with MCL_FUTURE) is told by nothing; but so is a page that is mapped then, and a
+ * locked mapping refuses MADV_COLD. Without MCL_ONFAULT it has its page. Nor can it be mapped where no more may be locked.
  */
 #include <asm/prctl.h>
 #include <errno.h>
@@ -112,22 +112,24 @@ int dump_setting_locks(struct dump_context *ctx, const struct dump_process *proc
 	const struct tracee_process *tracee = process->tracee;
 	struct tracee_batch *batch;
 	uint64_t resident;
-	int cold, seen, r;
+	int page, cold, seen, r;
 
-	if (!status->locked_kib || !tracee->area_size)
+	if (!status->locked_kib)
 		return 0;
 	batch = tracee_batch_new();
 	if (!batch)
 		return error_set_errno(error, -ENOMEM, "cannot ask PID %d", process->pid);
 	resident = tracee_batch_space(batch, 1);
-	cold = tracee_batch_try(batch, SYS_madvise, tracee->area_address, PAGE_BYTES, MADV_COLD);
-	/* The last page of a slot is not used. */
-	seen = tracee_batch_try(batch, SYS_mincore, tracee->area_address + tracee->area_size - PAGE_BYTES, PAGE_BYTES,
-				resident);
+	page = tracee_batch_try(batch, SYS_mmap, 0, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, UINT64_MAX,
+				0);
+	cold = tracee_batch_try(batch, SYS_madvise, TRACEE_RESULT(page), PAGE_BYTES, MADV_COLD);
+	seen = tracee_batch_try(batch, SYS_mincore, TRACEE_RESULT(page), PAGE_BYTES, resident);
+	tracee_batch_try(batch, SYS_munmap, TRACEE_RESULT(page), PAGE_BYTES);
 	r = tracee_batch_run(tracee->threads.items[0], batch, ctx->deadline, error);
-	if (r == 0 && tracee_batch_result(batch, cold) == -EINVAL) {
-		bool is_resident = tracee_batch_result(batch, seen) == 0 &&
-				   *(const uint8_t *)tracee_batch_output(batch, resident) & 1;
+	if (r == 0 && (tracee_batch_result(batch, page) == -EAGAIN || tracee_batch_result(batch, cold) == -EINVAL)) {
+		bool is_resident = tracee_batch_result(batch, page) < 0 ||
+				   (tracee_batch_result(batch, seen) == 0 &&
+				    *(const uint8_t *)tracee_batch_output(batch, resident) & 1);
 
 		extra->has_lock_future = true;
 		extra->lock_future = (uint32_t)MCL_FUTURE | (is_resident ? 0 : (uint32_t)MCL_ONFAULT);

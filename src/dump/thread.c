@@ -100,6 +100,7 @@ struct process_query {
 	int personality;
 	int membarrier;
 	int permissions_call;
+	int descriptor_flags; /* index of the first of DUMP_FLAGS_AHEAD calls */
 };
 
 static void creds_ask(struct thread_query *query)
@@ -154,6 +155,10 @@ static int process_ask(struct dump_context *ctx, const struct dump_process *proc
 	query->personality = tracee_batch_call(batch, SYS_personality, 0xffffffff);
 	query->membarrier = tracee_batch_try(batch, SYS_membarrier, MEMBARRIER_GET_REGISTRATIONS);
 	query->permissions_call = tracee_batch_try(batch, SYS_arch_prctl, ARCH_GET_XCOMP_PERM, query->permissions);
+	/* Most processes have no other descriptors; those that have are asked once more (file-facts.c). */
+	query->descriptor_flags = tracee_batch_try(batch, SYS_fcntl, 0, F_GETFD);
+	for (int number = 1; number < DUMP_FLAGS_AHEAD; number++)
+		tracee_batch_try(batch, SYS_fcntl, number, F_GETFD);
 	dump_signal_ask(batch, &query->signals);
 	return dump_timer_ask(ctx, process, batch, &query->timers, error);
 }
@@ -357,6 +362,11 @@ static int process_answer(struct dump_context *ctx, struct dump_process *process
 	message->oom_score_adj = (int32_t)read_number(process, "oom_score_adj", 10);
 	message->has_child_subreaper = true;
 	message->child_subreaper = *(const int *)tracee_batch_output(batch, query->subreaper) != 0;
+	process->asked_flags = true;
+	process->close_on_exec = 0;
+	for (int number = 0; number < DUMP_FLAGS_AHEAD; number++)
+		if (tracee_batch_result(batch, query->descriptor_flags + number) == FD_CLOEXEC)
+			process->close_on_exec |= UINT32_C(1) << number;
 	facts->brk = (uint64_t)tracee_batch_result(batch, query->brk);
 	facts->dumpable = (int)tracee_batch_result(batch, query->dumpable);
 	facts->thp_disabled = tracee_batch_result(batch, query->settings.huge_pages) > 0;

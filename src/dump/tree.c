@@ -140,11 +140,12 @@ static int process_refresh(struct dump_process *process, bool stopped, struct er
 		if (r < 0)
 			return r;
 	}
-	r = procfs_read_maps(process->pid, &maps, error);
+	r = tracee_read_maps(process->pid, -1, &maps, error);
 	if (r < 0)
 		return r;
 	procfs_maps_deinit(&process->maps);
 	process->maps = maps;
+	process->asked_flags = false;
 	dump_process_forget_status(process);
 	return 0;
 }

@@ -66,6 +66,15 @@ static void hush(struct source *source)
 		}
 }
 
+/* Of processes that have been looked at and are not stopped by us: all that was tracked, or those that have left the tree. */
+static void remove_areas(const struct source *source, int64_t deadline)
+{
+	struct error error = ERROR_INIT;
+
+	if (source->traces && tracee_traces_clean(source->traces, deadline, &error) < 0)
+		log_warning(source->log, "memory of ours is left in a process: %s", error.message);
+}
+
 void end_source_copy(struct source *source)
 {
 	int64_t deadline = clock_deadline(10 * CLOCK_S);
@@ -86,6 +95,7 @@ void end_source_copy(struct source *source)
 	for (size_t i = source->dump->processes.count; i-- > 0;)
 		reap(source->dump->processes.items[i], deadline);
 	wait_gone(source, clock_deadline(CLOCK_S));
+	remove_areas(source, deadline);
 	end_leftover(source);
 	lock_release(source);
 	if (source->freezer)
@@ -112,6 +122,7 @@ void end_release(struct source *source)
 		source->summary->downtime_ms = (double)(clock_now_ns() - source->frozen_at) / (double)CLOCK_MS;
 	/* Takes milliseconds, during which it runs already. */
 	memory_stop_tracking(source);
+	remove_areas(source, deadline);
 	for (size_t i = 0; source->freezer && source->dump && i < source->dump->processes.count; i++)
 		freezer_restore(source->freezer, source->dump->processes.items[i]->pid, NULL);
 	if (source->freezer && freezer_remove(source->freezer, deadline, &error) < 0)

@@ -32,6 +32,8 @@
 #define PM_FRAME ((UINT64_C(1) << 55) - 1)
 #define PM_PRESENT (UINT64_C(1) << 63)
 #define MOMENT_NS (500 * CLOCK_MS)
+#define SPARE_THREADS 4
+#define BATCH_USUAL   (32u << 10) /* bytes; of a thread at the freeze */
 
 struct source_memory *memory_find(struct source *source, pid_t pid)
 {
@@ -84,9 +86,25 @@ void memory_stop_tracking(struct source *source)
 	}
 }
 
+/*
+ * Begins to track a stopped process. Its remote area stays until the freeze, so it gets room for all threads, and for some that
+ * may come. That it cannot be made as large is no failure.
+ */
+static int track_stopped(struct source *source, struct source_memory *memory, struct tracee_process *process,
+			 struct error *error)
+{
+	const struct dump_process *known = dump_context_find(source->dump, memory->pid);
+	size_t threads = known ? known->threads.count : 1;
+	struct error ignored = ERROR_INIT;
+
+	(void)tracee_process_reserve_area(process, threads + threads / 8 + SPARE_THREADS, BATCH_USUAL,
+					  clock_deadline(SOURCE_STOP_NS), &ignored);
+	return track_start(process, source->track_kind, &memory->track, error);
+}
+
 static int start_track(struct source *source, struct source_memory *memory, struct error *error)
 {
-	const struct tracee_options options = { .traces = source->traces, .hints = source->hints };
+	const struct tracee_options options = { .traces = source->traces, .hints = source->hints, .keep_areas = true };
 	struct tracee_process *process;
 	int r;
 
@@ -99,7 +117,7 @@ static int start_track(struct source *source, struct source_memory *memory, stru
 	r = tracee_process_stop(memory->pid, &options, clock_deadline(SOURCE_STOP_NS), &process, error);
 	if (r < 0)
 		return r;
-	r = track_start(process, source->track_kind, &memory->track, error);
+	r = track_stopped(source, memory, process, error);
 	tracee_process_release(process);
 	if (r != -EBADF)
 		return r;
@@ -108,7 +126,7 @@ static int start_track(struct source *source, struct source_memory *memory, stru
 	r = tracee_process_stop_all(memory->pid, &options, clock_deadline(SOURCE_STOP_NS), &process, error);
 	if (r < 0)
 		return r;
-	r = track_start(process, source->track_kind, &memory->track, error);
+	r = track_stopped(source, memory, process, error);
 	tracee_process_release(process);
 	return r;
 }
@@ -215,6 +233,7 @@ int memory_refresh(struct source *source, struct error *error)
 	}
 	r = forget_made_anew(source, error);
 	free_unseen(source);
+	tracee_hints_prune(source->hints);
 	array_for_each(process, &source->dump->processes) {
 		struct source_memory *memory = memory_find(source, (*process)->pid);
 
@@ -500,7 +519,7 @@ static bool is_shared(const struct source *source, pid_t pid)
 static int update_track(struct source *source, struct source_memory *memory, const struct procfs_maps *maps,
 			struct error *error)
 {
-	const struct tracee_options options = { .traces = source->traces, .hints = source->hints };
+	const struct tracee_options options = { .traces = source->traces, .hints = source->hints, .keep_areas = true };
 	struct procfs_maps now = { .items = NULL };
 	struct tracee_process *process;
 	int r;
@@ -508,7 +527,7 @@ static int update_track(struct source *source, struct source_memory *memory, con
 	if (source->stopped || !track_wants_stop(memory->track, maps) ||
 	    tracee_process_stop_all(memory->pid, &options, clock_deadline(MOMENT_NS), &process, NULL) < 0)
 		return track_update(memory->track, maps, source->stopped ? TRACK_STOPPED : 0, error);
-	r = procfs_read_maps(memory->pid, &now, error);
+	r = tracee_read_maps(memory->pid, process->mem_fd, &now, error);
 	if (r == 0)
 		r = track_update(memory->track, &now, is_shared(source, memory->pid) ? 0 : TRACK_STOPPED, error);
 	tracee_process_release(process);
@@ -555,7 +574,7 @@ static void note_reads(const struct source *source, struct source_memory *memory
 static int stop_reads(struct source *source, const struct dump_process *process, struct tracee_process **ret,
 		      struct error *error)
 {
-	const struct tracee_options options = { .traces = source->traces, .hints = source->hints };
+	const struct tracee_options options = { .traces = source->traces, .hints = source->hints, .keep_areas = true };
 
 	if (source->stopped || !process->reads_direct)
 		return 0;

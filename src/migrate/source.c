@@ -138,7 +138,7 @@ int source_check_cancel(const struct source *source, struct error *error)
 /* Nothing begins or ends while it is looked at. NULL when it does not stop. */
 static struct tracee_tree *stop_for_look(const struct source *source)
 {
-	const struct tracee_options options = { .traces = source->traces, .hints = source->hints };
+	const struct tracee_options options = { .traces = source->traces, .hints = source->hints, .keep_areas = true };
 	struct tracee_tree *stopped = NULL;
 
 	if (tracee_tree_stop(source->options->pid, &options, clock_deadline(LOOK_STOP_NS), &stopped, NULL) < 0)

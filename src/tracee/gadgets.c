@@ -19,6 +19,7 @@
 
 #include "util/cleanup.h"
 #include "util/fdio.h"
+#include "util/pidmap.h"
 
 #define CHUNK	 (UINT64_C(64) << 10)
 #define SCAN_MAX (UINT64_C(64) << 20) /* executable bytes searched in one process */
@@ -51,12 +52,28 @@ struct known_call {
 struct tracee_hints {
 	ARRAY(struct hint) files;
 	ARRAY(struct known_process) processes;
+	struct pidmap known;          /* places in there, counted from 1 */
+	struct kept_areas *kept;      /* owned */
 	ARRAY(struct known_call) calls; /* one for each thread, at most */
 };
 
 struct tracee_hints *tracee_hints_new(void)
 {
-	return calloc(1, sizeof(struct tracee_hints));
+	struct tracee_hints *hints = calloc(1, sizeof(*hints));
+
+	if (!hints)
+		return NULL;
+	hints->kept = kept_new();
+	if (!hints->kept) {
+		free(hints);
+		return NULL;
+	}
+	return hints;
+}
+
+struct kept_areas *hints_kept(struct tracee_hints *hints)
+{
+	return hints->kept;
 }
 
 void tracee_hints_free(struct tracee_hints *hints)
@@ -65,6 +82,8 @@ void tracee_hints_free(struct tracee_hints *hints)
 		return;
 	array_deinit(&hints->files);
 	array_deinit(&hints->processes);
+	pidmap_deinit(&hints->known);
+	kept_free(hints->kept);
 	array_deinit(&hints->calls);
 	free(hints);
 }
@@ -145,6 +164,13 @@ static bool verify(const struct tracee_process *process, uint64_t syscall_ret, u
 	return found.sigreturn == sigreturn;
 }
 
+static struct known_process *find_known(const struct tracee_hints *hints, pid_t pid)
+{
+	uintptr_t place = (uintptr_t)pidmap_get(&hints->known, (uint32_t)pid);
+
+	return place ? &hints->processes.items[place - 1] : NULL;
+}
+
 /*
  * What may have changed since: the program (the bytes tell), the stack has grown (then the stack
  * pointer is outside of what is known, and another place is taken), the gap is in use (then mapping
@@ -152,17 +178,16 @@ static bool verify(const struct tracee_process *process, uint64_t syscall_ret, u
  */
 static bool recall(struct tracee_process *process)
 {
+	const struct known_process *known;
+
 	if (!process->own->hints || process->exit_kill)
 		return false;
-	array_for_each (known, &process->own->hints->processes) {
-		if (known->pid != process->pid ||
-		    !verify(process, known->gadgets.syscall_ret, known->gadgets.sigreturn))
-			continue;
-		process->own->gadgets = known->gadgets;
-		process->own->free_end = known->free_end;
-		return true;
-	}
-	return false;
+	known = find_known(process->own->hints, process->pid);
+	if (!known || !verify(process, known->gadgets.syscall_ret, known->gadgets.sigreturn))
+		return false;
+	process->own->gadgets = known->gadgets;
+	process->own->free_end = known->free_end;
+	return true;
 }
 
 static void remember(struct tracee_process *process)
@@ -173,15 +198,16 @@ static void remember(struct tracee_process *process)
 		.free_end = process->own->free_end,
 	};
 
-	if (!process->own->hints || process->exit_kill || !gadgets_complete(&known.gadgets))
+	struct tracee_hints *hints = process->own->hints;
+	struct known_process *older;
+
+	if (!hints || process->exit_kill || !gadgets_complete(&known.gadgets))
 		return;
-	array_for_each (older, &process->own->hints->processes) {
-		if (older->pid == process->pid) {
-			*older = known;
-			return;
-		}
-	}
-	(void)array_append(&process->own->hints->processes, known);
+	older = find_known(hints, process->pid);
+	if (older)
+		*older = known;
+	else if (array_append(&hints->processes, known) == 0)
+		(void)pidmap_put(&hints->known, (uint32_t)process->pid, (void *)hints->processes.count);
 }
 
 void hints_note_call(struct tracee_hints *hints, pid_t tid, const struct user_regs_struct *regs)

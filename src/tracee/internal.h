@@ -67,6 +67,7 @@ struct tracee_private_process {
 	uint64_t slot_size;              /* bytes of a slot in the area */
 	size_t slots;                    /* slots in the area */
 	size_t slots_used;               /* given to threads */
+	bool keep_area;                  /* it stays at the release */
 	bool slots_open;                 /* the slots are writable for the process itself */
 	bool finished;                   /* registers are final, no area any more */
 	bool kept;                       /* outlives its tracer */
@@ -181,6 +182,19 @@ int area_unmap(struct tracee_process *process, int64_t deadline, struct error *e
 uint64_t area_slot_address(const struct tracee_process *process, int slot);
 /* Of the slot's header. */
 uint64_t area_batch_address(const struct tracee_process *process, int slot);
+
+/* ---- kept.c: areas that stay in running processes */
+
+struct kept_areas;
+struct kept_areas *kept_new(void);
+void kept_free(struct kept_areas *kept);
+struct kept_areas *hints_kept(struct tracee_hints *hints);
+/* What is behind the stub in its page says where the area ends. */
+int kept_mark(struct tracee_process *process, struct error *error);
+/* Takes over the area that was left in a process that has just been stopped, if it is still there. */
+void kept_take(struct tracee_process *process);
+/* Leaves the area, which no thread is in. False: it has to be unmapped. */
+bool kept_leave(struct tracee_process *process);
 
 /* ---- traces.c */
 

@@ -3,9 +3,9 @@
  * One stopped process: its memory, what has to be undone in it, and how it is let go.
  *
  * Release works from the newest to the oldest: undo entries (which may still run batches), then the
- * threads leave the stub, then the area is unmapped by a call made outside of it, then the threads
- * are detached. Every step leaves a process that would run on if it were the last one. A shell that
- * nobody finished is killed instead.
+ * threads leave the stub, then the area is unmapped by a call made outside of it (or left for the
+ * next stop: kept.c), then the threads are detached. Every step leaves a process that would run on
+ * if it were the last one. A shell that nobody finished is killed instead.
  */
 #include "internal.h"
 
@@ -37,6 +37,7 @@ int process_new(pid_t pid, const struct tracee_options *options, struct tracee_p
 	own->trace = -1;
 	own->traces = options ? options->traces : NULL;
 	own->hints = options ? options->hints : NULL;
+	own->keep_area = options && options->keep_areas && own->hints && own->traces;
 	process->pid = pid;
 	process->pidfd = process->mem_fd = -1;
 	process->own = own;
@@ -57,6 +58,7 @@ int process_open(struct tracee_process *process, struct error *error)
 	process->mem_fd = open(path, O_RDWR | O_CLOEXEC);
 	if (process->mem_fd < 0)
 		return error_set_errno(error, -errno, "cannot open %s", path);
+	kept_take(process);
 	return 0;
 }
 
@@ -154,7 +156,8 @@ void process_restore(struct tracee_process *process)
 		if ((*thread)->stopped)
 			thread_unpark(*thread, NULL);
 	}
-	area_unmap(process, deadline, NULL);
+	if (!kept_leave(process))
+		area_unmap(process, deadline, NULL);
 }
 
 void process_detach(struct tracee_process *process)

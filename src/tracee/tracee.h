@@ -48,6 +48,7 @@
 struct tracee_process;
 struct tracee_traces;
 struct tracee_hints;
+struct procfs_maps;
 struct tracee_private_process;
 struct tracee_private_thread;
 
@@ -103,6 +104,11 @@ struct tracee_tree {
 struct tracee_options {
 	struct tracee_traces *traces; /* notes remote areas that exist; borrowed, may be NULL */
 	struct tracee_hints *hints;   /* makes later stops quicker; borrowed, may be NULL */
+	/*
+	 * At the release, a remote area that was made stays where it is, for the next stop with the same hints. Needs hints and
+	 * traces, which tracee_traces_clean() takes it away by in the end.
+	 */
+	bool keep_areas;
 };
 
 /*
@@ -111,6 +117,14 @@ struct tracee_options {
  */
 struct tracee_hints *tracee_hints_new(void);
 void tracee_hints_free(struct tracee_hints *hints);
+/* Strikes off the areas of processes that are gone. */
+void tracee_hints_prune(struct tracee_hints *hints);
+
+/*
+ * procfs_read_maps() without a remote area, whichever process that shares the memory it was made by. `mem_fd` is
+ * /proc/PID/mem; -1: opened here.
+ */
+int tracee_read_maps(pid_t pid, int mem_fd, struct procfs_maps *ret, struct error *error);
 
 /* ---- stop and release */
 
