@@ -187,10 +187,6 @@ void guardian_dismiss(struct source *source)
 		waitpid(source->guardian, NULL, 0);
 		source->guardian = 0;
 	}
-	if (source->dump) {
-		source->dump->tcp_marks = NULL;
-		source->dump->queue_holder = NULL;
-	}
 	if (source->shared)
 		munmap(source->shared, sizeof(*source->shared));
 	source->shared = NULL;

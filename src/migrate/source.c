@@ -262,7 +262,7 @@ void source_deinit(struct source *source)
 	tls_context_unref(source->tls);
 	rate_bucket_unref(source->bucket);
 	memory_free(source);
-	dump_context_free(source->dump);
+	dump_context_free(source->dump); /* before the guardian goes, whose memory its marks are in */
 	array_deinit(&source->files_made);
 	image_set_free(source->images);
 	freezer_free(source->freezer);
