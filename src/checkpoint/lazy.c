@@ -20,6 +20,7 @@
 
 #include "core.pb-c.h"
 #include "image/memory-owner.h"
+#include "image/ring-pages.h"
 #include "image/thread-pages.h"
 #include "lazy/lazy.h"
 #include "mm.pb-c.h"
@@ -161,6 +162,8 @@ static int add_process(struct checkpoint_lazy *lazy, const struct image_set *ima
 		r = image_pages_open(lazy->directory, IMAGE_PAGES_PROCESS, entry->pid, &process.readers[i], error);
 	for (size_t i = 0; r == 0 && i < entry->n_threads; i++)
 		r = note_urgent(images, &process, entry->threads[i], error);
+	if (r == 0)
+		r = image_ring_pages(images, process.pid, &process.urgent, error);
 	if (array_append(&lazy->processes, process) < 0) {
 		waiting_deinit(&process);
 		r = error_set(error, -ENOMEM, "out of memory");

@@ -101,6 +101,7 @@ struct dump_process {
 	uint32_t close_on_exec;        /* which of its descriptors below DUMP_FLAGS_AHEAD are */
 	bool seccomp;                  /* a thread was restricted by seccomp(2) at the last look at all of them */
 	bool pins;                     /* devices may write to its memory, which nothing tells: asynchronous I/O */
+	uint64_t ring_pages;           /* of its memory that io_urings of the tree have pinned */
 	struct tracee_process *tracee; /* NULL while the tree runs; borrowed from the tracee_tree */
 	ARRAY(struct dump_map_flags) map_flags; /* VmFlags at the last look (mm-flags.c), by address; owned */
 };

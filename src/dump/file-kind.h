@@ -169,6 +169,8 @@ struct dump_epolls;
 struct dump_mounts;
 struct dump_inet;
 struct dump_ptys;
+struct dump_rings;
+struct dump_ring_kernel;
 
 /* pty.c: a pseudo-terminal of the tree, for finding who else uses it. */
 struct dump_pty_identity {
@@ -216,6 +218,9 @@ struct dump_files {
 	ARRAY(struct dump_listener) listeners; /* listeners.c */
 	struct pidmap unsigned_tcp; /* inet-socket.c: inode numbers of connections that were found to have no keys; owned */
 	struct dump_ptys *ptys;	    /* pty.c, of this collection */
+	struct dump_rings *rings;   /* io-uring.c, of this collection */
+	struct dump_ring_kernel *ring_kernel; /* io-uring.c; NULL: there is none, */
+	bool ring_kernel_tried;		      /* ... or it was not wanted until now */
 	ARRAY(struct dump_pty_identity) pairs; /* pty.c: of the last collection */
 	ARRAY(uint32_t) masters;    /* pty.c: numbers of pseudo-terminals whose masters dump_ptys_find() has found */
 	ARRAY(struct dump_terminal) slaves; /* tty.c, of this collection */
@@ -380,3 +385,4 @@ void dump_accept_queue_prepare(struct dump_context *ctx);
 int dump_listener_note(struct dump_files *files, pid_t pid, int number);
 bool dump_listener_holds_back(const struct dump_files *files, pid_t pid, int number);
 void dump_ptys_free(struct dump_ptys *ptys);
+void dump_rings_free(struct dump_rings *rings);

@@ -27,6 +27,7 @@
 #include <unistd.h>
 
 #include "dump/file-kind.h"
+#include "dump/io-uring.h"
 #include "util/cleanup.h"
 #include "util/fdio.h"
 
@@ -85,6 +86,7 @@ static void forget_collection(struct dump_files *files)
 	dump_epolls_free(steal_ptr(&files->epolls));
 	dump_mounts_free(steal_ptr(&files->mounts));
 	dump_inet_free(steal_ptr(&files->inet));
+	dump_rings_free(steal_ptr(&files->rings));
 }
 
 void dump_files_free(struct dump_files *files)
@@ -108,6 +110,7 @@ void dump_files_free(struct dump_files *files)
 	pidmap_deinit(&files->unsigned_tcp);
 	array_deinit(&files->queues);
 	dump_socket_options_free(files);
+	dump_ring_kernel_free(files->ring_kernel);
 	buffer_deinit(&files->info);
 	free(files);
 }

@@ -2,18 +2,20 @@
 /*
  * io_uring(7): rings at rest.
  *
- * Model. fdinfo tells how far a ring has come, and whether requests wait in it; the ring itself is mapped here, too, and what
- * lies in it is read. A ring is at rest when it has as many completions as submissions. On the target a new ring is brought as
- * far by requests that do nothing, so there is a limit to what a ring may have done.
+ * Model. fdinfo tells how far a ring has come; the ring itself is mapped here, too, and what lies in it is read. On the target
+ * a new ring is brought as far by requests that do nothing, so there is a limit to what a ring may have done. How it was set
+ * up, what is in flight and what is registered with it is read in the kernel's memory (io-uring-kernel.c, io-uring-objects.c),
+ * after all descriptors were collected: what is registered are other open files.
  *
- * How a ring was set up is told nowhere. A reference of the same size, made here, shows where things are in it. Whether there
- * is an array of indices is seen by what lies in its place. The rest is tried, by calls that fail in either case, but in
- * different ways. Flags that only make a ring faster or promise something to the kernel (COOP_TASKRUN, TASKRUN_FLAG) need not
- * be known.
+ * Where the kernel does not let itself be read, a ring is at rest when it has as many completions as submissions, and a
+ * reference of the same size, made here, shows where things are in it. Whether there is an array of indices is seen by what
+ * lies in its place. The rest is tried, by calls that fail in either case, but in different ways. Flags that only make a ring
+ * faster or promise something to the kernel (COOP_TASKRUN, TASKRUN_FLAG) are then not known.
  *
  * Failure modes: blockers for requests in flight, and for all that cannot be told or made again.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/io_uring.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,11 +25,13 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "dump/file-kind.h"
+#include "dump/files.h"
+#include "dump/io-uring.h"
 #include "image/io-uring.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
 #include "util/fdio.h"
+#include "util/log.h"
 
 #define WAIT_NS	    (CLOCK_S / 5)  /* for requests in flight of a stopped process */
 #define LOOK_NS	    (CLOCK_S / 50) /* of one that runs: the caller looks again, too */
@@ -38,12 +42,30 @@
 /* Numbers of io_uring_register(2) that are newer than Debian's headers. */
 #define REGISTER_PBUF_STATUS 26
 #define REGISTER_NAPI	     27
+#define SETUP_NO_SQARRAY     (1U << 16)
 
 struct facts {
 	uint32_t sq_mask, sq_head, sq_tail, cached_sq_head;
 	uint32_t cq_mask, cq_head, cq_tail, cached_cq_tail;
 	const char *refused; /* what it has that cannot be moved; NULL: nothing */
+	bool registered;     /* files or buffers */
 	bool busy;
+};
+
+/* A ring as it was met among the descriptors. */
+struct dump_ring {
+	struct dump_process *process; /* borrowed */
+	int number;
+	int fd; /* ours, owned */
+	uint32_t id, flags;
+	uint64_t ino;
+	FileOwner owner;
+	struct facts facts;
+	struct dump_ring_state state; /* if there is a reader of the kernel's memory */
+};
+
+struct dump_rings {
+	ARRAY(struct dump_ring) list;
 };
 
 /* A ring in our own memory. */
@@ -91,9 +113,8 @@ static bool parse_facts(const char *info, struct facts *facts)
 	    !number_of(info, "UserFiles", &files) || !number_of(info, "UserBufs", &buffers) || !thread)
 		return false;
 	facts->busy = facts->cached_sq_head != facts->cached_cq_tail || list_has_entries(info, "\nPollList:");
-	facts->refused = files			       ? "registered files"
-			 : buffers		       ? "registered buffers"
-			 : atoi(thread) > 0	       ? "a kernel thread that polls it (IORING_SETUP_SQPOLL)"
+	facts->registered = files || buffers;
+	facts->refused = atoi(thread) > 0	       ? "a kernel thread that polls it (IORING_SETUP_SQPOLL)"
 			 : strstr(info, "Personalities") ? "registered personalities"
 			 : list_has_entries(info, "\nCqOverflowList:") ? "completions that did not fit"
 			 : facts->cached_sq_head > IMAGE_IO_URING_LIMIT ? "too many requests that it has done"
@@ -101,32 +122,32 @@ static bool parse_facts(const char *info, struct facts *facts)
 	return true;
 }
 
-/* Reads fdinfo until the ring is at rest, or for some time. */
-static bool look(const struct dump_file *file, struct facts *facts)
+/* How the ring is, by the kernel's memory if that can be read. False: this kernel does not tell. */
+static bool look_once(const struct dump_file *file, const struct dump_ring_kernel *kernel, struct dump_ring *ring)
+{
+	ring->facts = (struct facts){ 0 };
+	if (!parse_facts(dump_file_text(file), &ring->facts))
+		return false;
+	if (kernel && dump_ring_kernel_state(kernel, file->fd, &ring->state) < 0)
+		ring->facts.busy = true; /* it is changing */
+	else if (kernel)
+		ring->facts.busy = ring->state.in_flight;
+	return true;
+}
+
+/* Looks until the ring is at rest, or for some time. */
+static bool look(const struct dump_file *file, const struct dump_ring_kernel *kernel, struct dump_ring *ring)
 {
 	int64_t deadline = clock_deadline(file->frozen ? WAIT_NS : LOOK_NS);
 
 	for (;;) {
-		*facts = (struct facts){ 0 };
-		if (!parse_facts(dump_file_text(file), facts))
+		if (!look_once(file, kernel, ring))
 			return false;
-		if (!facts->busy || clock_now_ns() > deadline)
+		if (!ring->facts.busy || clock_now_ns() > deadline)
 			return true;
 		usleep(WAIT_US);
 		file->reader->info_number = -1; /* read it again */
 	}
-}
-
-/* Threads of the kernel's in the process, which cannot be stopped like others. */
-static bool has_workers(const struct dump_process *process)
-{
-	array_for_each (tid, &process->threads) {
-		struct procfs_stat stat;
-
-		if (procfs_read_stat(*tid, &stat, NULL) == 0 && strncmp(stat.comm, "iou-", 4) == 0)
-			return true;
-	}
-	return false;
 }
 
 /* ---- the ring itself */
@@ -239,96 +260,214 @@ static const char *find_special(int fd, int reference)
 
 /* ---- the record */
 
-static void refuse(struct dump_context *ctx, const struct dump_file *file, const char *what)
+static void refuse(struct dump_context *ctx, const struct dump_process *process, int number, const char *what)
 {
-	dump_refuse(ctx, file->process->pid, "descriptor", IMAGE_KIND_IO_URING_OTHER, "fd %d -> io_uring with %s", file->number,
-		    what);
+	dump_refuse(ctx, process->pid, "descriptor", IMAGE_KIND_IO_URING_OTHER, "fd %d -> io_uring with %s", number, what);
 }
 
-static int add_record(struct dump_context *ctx, const struct dump_file *file, const struct facts *facts,
-		      const struct view *view, bool array, struct error *error)
+/* Everything but what is registered; points into the view. */
+static void fill_message(struct dump_ring *ring, const struct view *view, bool array, IoUring *message)
 {
 	const struct io_uring_params *params = &view->params;
 	uint8_t *rings = view->rings;
-	OpenFile message = OPEN_FILE__INIT;
-	FileOwner owner = file->owner;
-	IoUring ring = IO_URING__INIT;
 
-	ring.id = file->id;
-	ring.flags = file->flags;
-	ring.fown = &owner;
-	ring.ino = file->st.st_ino;
-	ring.sq_entries = params->sq_entries;
-	ring.cq_entries = params->cq_entries;
-	ring.no_array = !array;
-	ring.sq_head = facts->cached_sq_head;
-	ring.sq_tail = facts->sq_tail;
-	ring.cq_head = facts->cq_head;
-	ring.cq_tail = facts->cached_cq_tail;
-	memcpy(&ring.cq_flags, rings + params->cq_off.flags, sizeof(ring.cq_flags));
-	ring.sqes.data = view->sqes;
-	ring.sqes.len = params->sq_entries * sizeof(struct io_uring_sqe);
-	ring.cqes.data = rings + params->cq_off.cqes;
-	ring.cqes.len = params->cq_entries * sizeof(struct io_uring_cqe);
+	message->id = ring->id;
+	message->flags = ring->flags;
+	message->fown = &ring->owner;
+	message->ino = ring->ino;
+	message->sq_entries = params->sq_entries;
+	message->cq_entries = params->cq_entries;
+	message->no_array = !array;
+	message->sq_head = ring->facts.cached_sq_head;
+	message->sq_tail = ring->facts.sq_tail;
+	message->cq_head = ring->facts.cq_head;
+	message->cq_tail = ring->facts.cached_cq_tail;
+	memcpy(&message->cq_flags, rings + params->cq_off.flags, sizeof(message->cq_flags));
+	message->sqes.data = view->sqes;
+	message->sqes.len = params->sq_entries * sizeof(struct io_uring_sqe);
+	message->cqes.data = rings + params->cq_off.cqes;
+	message->cqes.len = params->cq_entries * sizeof(struct io_uring_cqe);
 	if (array) {
-		ring.array.data = rings + params->sq_off.array;
-		ring.array.len = params->sq_entries * sizeof(uint32_t);
+		message->array.data = rings + params->sq_off.array;
+		message->array.len = params->sq_entries * sizeof(uint32_t);
 	}
-	message.type = FILE_TYPE__FILE_IO_URING;
-	message.id = file->id;
-	message.uring = &ring;
-	return dump_file_add(ctx, &message, error);
 }
 
-static int describe(struct dump_context *ctx, const struct dump_file *file, const struct facts *facts, struct error *error)
+/* 1: there is an array of indices, 0: there is none, -1: `ret_special` says what keeps the ring from being moved. */
+static int examine(const struct dump_ring *ring, bool known, struct view *view, const char **ret_special)
+{
+	uint32_t overflow = 0, dropped = 0;
+	int array = -1;
+
+	*ret_special = known ? ring->state.refused : find_special(ring->fd, view->fd);
+	if (!*ret_special && view_map(view, ring->fd) < 0)
+		*ret_special = "entries of another size";
+	if (*ret_special)
+		return -1;
+	memcpy(&overflow, (uint8_t *)view->rings + view->params.cq_off.overflow, sizeof(overflow));
+	memcpy(&dropped, (uint8_t *)view->rings + view->params.sq_off.dropped, sizeof(dropped));
+	if (known)
+		array = !(ring->state.setup & SETUP_NO_SQARRAY);
+	else
+		array = has_array(ring->fd, &view->params, view->rings);
+	if (overflow || dropped)
+		*ret_special = "requests or completions that were dropped";
+	else if (array < 0)
+		*ret_special = "no sign of whether it has an array of indices, as it has done too little";
+	return *ret_special ? -1 : array;
+}
+
+static int describe(struct dump_context *ctx, struct dump_ring *ring, const struct dump_ring_kernel *kernel,
+		    struct error *error)
 {
 	_cleanup_(view_close) struct view view;
-	const char *special;
-	uint32_t overflow = 0, dropped = 0;
-	int r = reference_open(facts, 0, &view), array;
+	OpenFile message = OPEN_FILE__INIT;
+	struct dump_arena arena = { 0 };
+	IoUring described = IO_URING__INIT;
+	const char *special = NULL;
+	int r = reference_open(&ring->facts, 0, &view), array;
 
 	if (r < 0)
 		return error_set_errno(error, r, "io_uring_setup, for comparison");
-	special = find_special(file->fd, view.fd);
-	if (!special && view_map(&view, file->fd) < 0)
-		special = "entries of another size";
-	if (!special) {
-		memcpy(&overflow, (uint8_t *)view.rings + view.params.cq_off.overflow, sizeof(overflow));
-		memcpy(&dropped, (uint8_t *)view.rings + view.params.sq_off.dropped, sizeof(dropped));
+	array = examine(ring, kernel, &view, &special);
+	if (!special && kernel) {
+		described.has_setup = 1;
+		described.setup = ring->state.setup;
+		r = dump_ring_objects(ctx, kernel, ring->id, &ring->state, &arena, &described, &special, error);
 	}
-	if (overflow || dropped)
-		special = "requests or completions that were dropped";
-	if (special) {
-		refuse(ctx, file, special);
+	if (r < 0 && r != -ENOMEM && !ring->process->tracee) {
+		error_clear(error);
+		special = "objects that are just being registered";
+		r = 0;
+	}
+	if (special)
+		refuse(ctx, ring->process, ring->number, special);
+	if (r == 0 && !special) {
+		fill_message(ring, &view, array, &described);
+		message.type = FILE_TYPE__FILE_IO_URING;
+		message.id = ring->id;
+		message.uring = &described;
+		r = dump_file_add(ctx, &message, error);
+	}
+	dump_arena_deinit(&arena);
+	return r;
+}
+
+/* The reader of the kernel's memory, opened when it is first wanted; NULL: there is none. */
+static const struct dump_ring_kernel *kernel_get(struct dump_context *ctx)
+{
+	struct dump_files *files = ctx->files;
+	struct error why = ERROR_INIT;
+
+	if (!files->ring_kernel && !files->ring_kernel_tried && dump_ring_kernel_open(&files->ring_kernel, &why) < 0)
+		log_debug(ctx->log, "the kernel's memory cannot be read: %s", why.message);
+	files->ring_kernel_tried = true;
+	return files->ring_kernel;
+}
+
+static int note(struct dump_context *ctx, const struct dump_file *file, const struct dump_ring *found, struct error *error)
+{
+	struct dump_files *files = ctx->files;
+	struct dump_ring ring = *found;
+
+	if (!files->rings)
+		files->rings = calloc(1, sizeof(*files->rings));
+	ring.process = file->process;
+	ring.number = file->number;
+	ring.id = file->id;
+	ring.flags = file->flags;
+	ring.ino = file->st.st_ino;
+	ring.owner = file->owner;
+	ring.fd = fcntl(file->fd, F_DUPFD_CLOEXEC, 0);
+	if (ring.fd < 0)
+		return error_set_errno(error, -errno, "copying the descriptor of an io_uring");
+	if (files->rings && array_append(&files->rings->list, ring) == 0)
 		return 0;
-	}
-	array = has_array(file->fd, &view.params, view.rings);
-	if (array < 0) {
-		refuse(ctx, file, "no sign of whether it has an array of indices, as it has done too little");
-		return 0;
-	}
-	return add_record(ctx, file, facts, &view, array, error);
+	close(ring.fd);
+	return error_set(error, -ENOMEM, "no memory for an io_uring");
 }
 
 static int dump(struct dump_context *ctx, const struct dump_file *file, struct error *error)
 {
-	struct facts facts;
+	const struct dump_ring_kernel *kernel = kernel_get(ctx);
+	struct dump_ring ring = { .fd = -1 };
 
-	if (!look(file, &facts)) {
+	if (!look(file, kernel, &ring)) {
 		dump_file_block(ctx, file, "this kernel does not tell its state", "use a newer kernel");
 		return 0;
 	}
-	if (!facts.refused && has_workers(file->process))
-		facts.refused = "kernel threads that work for it";
-	if (facts.refused) {
-		refuse(ctx, file, facts.refused);
+	if (!ring.facts.refused && ring.facts.registered && !kernel)
+		ring.facts.refused = "registered files or buffers, which this kernel shows nobody (BPF, BTF)";
+	if (ring.facts.refused) {
+		refuse(ctx, file->process, file->number, ring.facts.refused);
 		return 0;
 	}
-	if (facts.busy) {
+	if (ring.facts.busy) {
 		dump_file_refuse(ctx, file, IMAGE_KIND_IO_URING_BUSY);
 		return 0;
 	}
-	return describe(ctx, file, &facts, error);
+	return note(ctx, file, &ring, error);
+}
+
+/* Memory that is pinned by something else than rings that are moved. */
+static int check_pinned(struct dump_context *ctx, struct error *error)
+{
+	array_for_each (process, &ctx->processes) {
+		const struct dump_status *status;
+		int r = dump_process_status(*process, &status, error);
+
+		if (r < 0)
+			return r;
+		if ((*process)->vm_id == (uint32_t)(*process)->pid && status->pinned_kib > (*process)->ring_pages * 4)
+			dump_refuse(ctx, (*process)->pid, "memory", IMAGE_KIND_MEMORY_PINNED, "%llu KiB pinned",
+				    (unsigned long long)status->pinned_kib);
+	}
+	return 0;
+}
+
+static bool is_open(const struct dump_files *files, uint64_t ino)
+{
+	array_for_each (open, &files->open)
+		if (open->type == FILE_TYPE__FILE_IO_URING && open->ino == ino)
+			return true;
+	return false;
+}
+
+/* Rings that are mapped, and that no descriptor stands for any more. */
+static void check_mapped(struct dump_context *ctx)
+{
+	array_for_each (process, &ctx->processes)
+		for (size_t i = 0; i < (*process)->maps.count; i++) {
+			const struct procfs_map *map = &(*process)->maps.items[i];
+
+			if (map->name && strcmp(map->name, "anon_inode:[io_uring]") == 0 && map->offset == 0 &&
+			    !is_open(ctx->files, map->inode))
+				dump_refuse(ctx, (*process)->pid, "mapping", IMAGE_KIND_IO_URING_OTHER,
+					    "%llx-%llx io_uring without a descriptor", (unsigned long long)map->start,
+					    (unsigned long long)map->end);
+		}
+}
+
+static int finish(struct dump_context *ctx, struct error *error)
+{
+	int r = 0;
+
+	array_for_each (process, &ctx->processes)
+		(*process)->ring_pages = 0;
+	for (size_t i = 0; r == 0 && ctx->files->rings && i < ctx->files->rings->list.count; i++)
+		r = describe(ctx, &ctx->files->rings->list.items[i], ctx->files->ring_kernel, error);
+	check_mapped(ctx);
+	return r == 0 ? check_pinned(ctx, error) : r;
+}
+
+void dump_rings_free(struct dump_rings *rings)
+{
+	if (!rings)
+		return;
+	array_for_each (ring, &rings->list)
+		close(ring->fd);
+	array_deinit(&rings->list);
+	free(rings);
 }
 
 const struct dump_file_kind dump_kind_io_uring = {
@@ -336,4 +475,5 @@ const struct dump_file_kind dump_kind_io_uring = {
 	.type = FILE_TYPE__FILE_IO_URING,
 	.match = match,
 	.dump = dump,
+	.finish = finish,
 };

@@ -81,10 +81,6 @@ static void check_status(struct dump_context *ctx, const struct dump_process *pr
 		dump_refuse(ctx, process->pid, "process", IMAGE_KIND_TRACED, "tracer PID %d (%s)", status->tracer, tracer.comm);
 	}
 	dump_terminal_check(ctx, process);
-	if (status->pinned_kib)
-		dump_blocker_add(ctx, process->pid, "memory", "a device or io_uring has pinned pages of it",
-				 "end that use before the move", "%llu KiB pinned",
-				 (unsigned long long)status->pinned_kib);
 	if (fstatat(process->proc_fd, "exe", &leader, 0) < 0 && errno == ENOENT)
 		dump_refuse(ctx, process->pid, "process", IMAGE_KIND_MAIN_THREAD, "main thread %d", process->pid);
 }

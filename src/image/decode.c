@@ -25,7 +25,7 @@ static const struct {
 } own_kinds[] = {
 	{ IMAGE_THREAD_EXTRA, &thread_extra__descriptor },   { IMAGE_PROCESS_EXTRA, &process_extra__descriptor },
 	{ IMAGE_MM_EXTRA, &mm_extra__descriptor },	     { IMAGE_SHARED_MEMORY, &shared_memory__descriptor },
-	{ IMAGE_DATAGRAM, &datagram__descriptor },
+	{ IMAGE_DATAGRAM, &datagram__descriptor },	     { IMAGE_RING_BUFFERS, &io_uring_buffers__descriptor },
 	{ IMAGE_FILE_CHECK, &file_check__descriptor },
 };
 

@@ -265,6 +265,7 @@ const char *image_type_name(enum image_type type)
 		[IMAGE_PROCESS_EXTRA] = "pagestream-process",
 		[IMAGE_MM_EXTRA] = "pagestream-mm",
 		[IMAGE_SHARED_MEMORY] = "pagestream-shmem",
+		[IMAGE_RING_BUFFERS] = "pagestream-ring-buffers",
 		[IMAGE_DATAGRAM] = "pagestream-datagram",
 		[IMAGE_ACCEPT_QUEUE] = "pagestream-accept-queue",
 		[IMAGE_FILE_CHECK] = "pagestream-file-check",

@@ -55,7 +55,8 @@ enum image_type {
 	IMAGE_MQUEUE = 76,        /* id 0; one record a POSIX message queue */
 	IMAGE_DATAGRAM = 81,      /* id: of the open file; one record each, in order */
 	IMAGE_ACCEPT_QUEUE = 95,  /* id: inode of the listening socket; for each that waits a message, then its bytes, if any */
-	IMAGE_TYPE_MAX = 96,
+	IMAGE_RING_BUFFERS = 97,  /* id: PID; one record for each io_uring that has buffers in its memory */
+	IMAGE_TYPE_MAX = 100,
 };
 
 /* The largest record that a set takes: a mapping list of 30,000 entries is some 2 MiB. */

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "image/ring-pages.h"
 #include "image/thread-pages.h"
 #include "mm.pb-c.h"
 #include "source.h"
@@ -43,7 +44,7 @@ static int note_threads(struct source *source, struct pageset *urgent, struct tr
 		if (record && image_thread_pages(core, read_stopped, process, urgent) < 0)
 			return error_set(error, -ENOMEM, "out of memory");
 	}
-	return 0;
+	return image_ring_pages(source->images, process->pid, urgent, error);
 }
 
 /* Pages that cannot come later: of all that have that memory. */

@@ -23,6 +23,7 @@
 
 #include "net/queue.h"
 #include "restore/file-kind.h"
+#include "restore/io-uring.h"
 #include "restore/tcp.h"
 #include "restore/unix.h"
 
@@ -362,6 +363,8 @@ int restore_files_apply(struct restore_tree *tree, const struct image_set *image
 		r = install_all(tree, descriptors, error);
 	if (r == 0)
 		r = restore_io_uring_map(tree, error);
+	if (r == 0)
+		r = restore_io_uring_buffers(tree, error);
 	if (tree->files)
 		close_all(tree->files);
 	for (size_t i = 0; i < tree->processes.count; i++)

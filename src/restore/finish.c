@@ -8,6 +8,7 @@
 
 #include "parts.h"
 #include "restore/files.h"
+#include "restore/io-uring.h"
 #include "restore/pty.h"
 #include "restore/sysv.h"
 
@@ -64,6 +65,8 @@ int restore_finish(struct restore_tree *tree, struct error *error)
 		r = restore_for_each_together(tree, restore_process_apply, error);
 	if (r == 0)
 		r = for_each_process(tree, restore_process_threads, false, error);
+	if (r == 0)
+		r = restore_io_uring_numbers(tree, error);
 	if (r == 0)
 		r = restore_for_each_together(tree, restore_process_last, error);
 	if (r == 0)

@@ -10,8 +10,11 @@
  * At last each process that had the ring mapped gets it mapped: mm.c has kept the places. The kernel does not let one choose
  * the address of a ring. So all free address space is mapped for a moment, and then the place of the ring is the only one.
  *
- * IORING_SETUP_SUBMIT_ALL is set in any case, as the source does not tell whether it was: who does not count on it submits
- * what is left after an error again, and then finds nothing left.
+ * What was registered with it is registered again: files when all are open, buffers by the process whose memory they are, when
+ * its pages are there (image/ring-pages.h), numbers by the threads.
+ *
+ * If the source cannot tell whether IORING_SETUP_SUBMIT_ALL was set, it is: who does not count on it submits what is left after
+ * an error again, and then finds nothing left.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -26,6 +29,7 @@
 #include "image/mapping.h"
 #include "mm.h"
 #include "restore/file-kind.h"
+#include "restore/io-uring.h"
 #include "util/cleanup.h"
 #include "util/fdio.h"
 #include "util/procfs.h"
@@ -38,8 +42,14 @@
 #define MAP_FIXED_NOREPLACE 0x100000
 #endif
 
+#define SETUP_KEPT  (IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG)
+/* CLAMP and CQSIZE have done their work; which threads of the kernel's are shared (ATTACH_WQ) is a matter of speed. */
+#define SETUP_KNOWN \
+	(SETUP_KEPT | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP | IORING_SETUP_ATTACH_WQ | IORING_SETUP_NO_SQARRAY)
+
 #define ADDRESS_TOP UINT64_C(0x7ffffffff000)
 #define CALLS_MAX   300 /* of one batch */
+#define SENT_AT_ONCE 64 /* completions */
 
 struct ring {
 	struct io_uring_params params;
@@ -58,18 +68,20 @@ static int check_message(const IoUring *message, struct error *error)
 	uint32_t unread = message->cq_tail - message->cq_head, unsent = message->sq_tail - message->sq_head;
 
 	if (message->sq_entries == 0 || message->sq_entries > 32768 || message->cq_entries > 65536 ||
-	    message->sq_head != message->cq_tail || message->sq_head > IMAGE_IO_URING_LIMIT || unread > message->cq_entries ||
+	    message->sq_head > IMAGE_IO_URING_LIMIT || message->cq_tail > IMAGE_IO_URING_LIMIT ||
+	    unread > message->cq_entries || message->setup & ~SETUP_KNOWN ||
 	    unsent > message->sq_entries || message->sqes.len != message->sq_entries * sizeof(struct io_uring_sqe) ||
 	    message->cqes.len != message->cq_entries * sizeof(struct io_uring_cqe) ||
 	    message->array.len != (message->no_array ? 0 : message->sq_entries * sizeof(uint32_t)))
 		return error_set(error, -EPROTO, "an io_uring is damaged");
-	return 0;
+	return restore_io_uring_check(message, error);
 }
 
 static int set_up(const IoUring *message, struct io_uring_params *params)
 {
 	*params = (struct io_uring_params){
-		.flags = IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL | (message->no_array ? IORING_SETUP_NO_SQARRAY : 0),
+		.flags = IORING_SETUP_CQSIZE | (message->no_array ? IORING_SETUP_NO_SQARRAY : 0) |
+			 (message->has_setup ? message->setup & SETUP_KEPT : IORING_SETUP_SUBMIT_ALL),
 		.cq_entries = message->cq_entries,
 	};
 	return (int)syscall(SYS_io_uring_setup, message->sq_entries, params);
@@ -118,32 +130,95 @@ static int ring_map(int fd, const IoUring *message, struct ring *ring, struct er
 	return 0;
 }
 
-/* Requests that do nothing, as many as were done. */
+/* Submits `count` requests, which lie in the ring. */
+static int submit(int fd, uint32_t count, struct error *error)
+{
+	long r = syscall(SYS_io_uring_enter, fd, count, 0, 0, NULL, 0);
+
+	return r == (long)count ? 0 : error_set_errno(error, r < 0 ? -errno : -EIO, "requests that do nothing");
+}
+
+/* Completions are taken as far as they were. */
+static void take_completions(const IoUring *message, const struct ring *ring, uint32_t tail)
+{
+	__atomic_store_n(word(ring, ring->params.cq_off.head), tail < message->cq_head ? tail : message->cq_head,
+			 __ATOMIC_RELEASE);
+}
+
+/* Requests that do nothing, as many as were done; those that were without a completion come last. */
 static int advance(int fd, const IoUring *message, const struct ring *ring, struct error *error)
 {
 	const struct io_uring_params *params = &ring->params;
+	struct io_uring_sqe *sqes = (void *)ring->sqes;
+	uint32_t answered = message->sq_head < message->cq_tail ? message->sq_head : message->cq_tail;
+	int r = 0;
 
 	memset(ring->sqes, 0, ring->sqes_size); /* IORING_OP_NOP is 0 */
 	for (uint32_t i = 0; !message->no_array && i < params->sq_entries; i++)
 		word(ring, params->sq_off.array)[i] = i;
-	for (uint32_t done = 0; done < message->sq_head;) {
-		uint32_t count = message->sq_head - done;
-		long r;
+	for (uint32_t done = 0; done < message->sq_head && r == 0;) {
+		uint32_t end = done < answered ? answered : message->sq_head;
+		uint32_t count = end - done < params->sq_entries ? end - done : params->sq_entries;
 
-		if (count > params->sq_entries)
-			count = params->sq_entries;
+		for (uint32_t i = 0; i < params->sq_entries && done >= answered; i++)
+			sqes[i].flags = IOSQE_CQE_SKIP_SUCCESS;
 		__atomic_store_n(word(ring, params->sq_off.tail), done + count, __ATOMIC_RELEASE);
-		r = syscall(SYS_io_uring_enter, fd, count, 0, 0, NULL, 0);
-		if (r != (long)count)
-			return error_set_errno(error, r < 0 ? -errno : -EIO, "requests that do nothing");
+		r = submit(fd, count, error);
 		done += count;
-		__atomic_store_n(word(ring, params->cq_off.head), done < message->cq_head ? done : message->cq_head,
-				 __ATOMIC_RELEASE);
+		take_completions(message, ring, done);
 	}
-	if (*word(ring, params->sq_off.head) != message->sq_head || *word(ring, params->cq_off.tail) != message->cq_tail ||
-	    *word(ring, params->cq_off.overflow) != 0)
-		return error_set(error, -EIO, "an io_uring did not come out as it was");
-	return 0;
+	return r;
+}
+
+/* Completions that no request of the ring's own stands for: more than one of a request. Another ring sends them. */
+static int add_completions(int fd, const IoUring *message, const struct ring *ring, struct error *error)
+{
+	struct io_uring_params params = { .flags = IORING_SETUP_CQSIZE, .cq_entries = SENT_AT_ONCE };
+	IoUring form = IO_URING__INIT;
+	_cleanup_(ring_unmap) struct ring other = { .rings = MAP_FAILED, .sqes = MAP_FAILED };
+	_cleanup_fd_ int from = (int)syscall(SYS_io_uring_setup, SENT_AT_ONCE, &params);
+	int r;
+
+	if (from < 0)
+		return error_set_errno(error, -errno, "io_uring_setup");
+	form.sq_entries = form.cq_entries = SENT_AT_ONCE;
+	form.sqes.len = SENT_AT_ONCE * sizeof(struct io_uring_sqe);
+	form.cqes.len = SENT_AT_ONCE * sizeof(struct io_uring_cqe);
+	form.array.len = SENT_AT_ONCE * sizeof(uint32_t);
+	other.params = params;
+	r = ring_map(from, &form, &other, error);
+	for (uint32_t i = 0; i < SENT_AT_ONCE && r == 0; i++) {
+		struct io_uring_sqe *sqe = (struct io_uring_sqe *)(void *)other.sqes + i;
+
+		*sqe = (struct io_uring_sqe){ .opcode = IORING_OP_MSG_RING, .fd = fd, .flags = IOSQE_CQE_SKIP_SUCCESS };
+		word(&other, params.sq_off.array)[i] = i;
+	}
+	for (uint32_t tail = message->sq_head, sent = 0; tail < message->cq_tail && r == 0;) {
+		uint32_t left = message->cq_tail - tail, count = left < SENT_AT_ONCE ? left : SENT_AT_ONCE;
+
+		if (count > message->cq_entries)
+			count = message->cq_entries;
+		sent += count;
+		__atomic_store_n(word(&other, params.sq_off.tail), sent, __ATOMIC_RELEASE);
+		r = submit(from, count, error);
+		tail += count;
+		take_completions(message, ring, tail);
+	}
+	return r;
+}
+
+static int bring_as_far(int fd, const IoUring *message, const struct ring *ring, struct error *error)
+{
+	const struct io_uring_params *params = &ring->params;
+	int r = advance(fd, message, ring, error);
+
+	if (r == 0 && message->cq_tail > message->sq_head)
+		r = add_completions(fd, message, ring, error);
+	if (r == 0 &&
+	    (*word(ring, params->sq_off.head) != message->sq_head || *word(ring, params->cq_off.tail) != message->cq_tail ||
+	     *word(ring, params->cq_off.overflow) != 0))
+		r = error_set(error, -EIO, "an io_uring did not come out as it was");
+	return r;
 }
 
 static void fill(const IoUring *message, const struct ring *ring)
@@ -172,7 +247,7 @@ static int open_io_uring(struct restore_tree *tree, struct restore_file *file, s
 		return error_set_errno(error, -errno, "io_uring_setup");
 	r = ring_map(file->fd, message, &ring, error);
 	if (r == 0)
-		r = advance(file->fd, message, &ring, error);
+		r = bring_as_far(file->fd, message, &ring, error);
 	if (r < 0)
 		return r;
 	fill(message, &ring);
@@ -183,6 +258,7 @@ const struct restore_file_kind restore_kind_io_uring = {
 	.name = "io_uring",
 	.type = FILE_TYPE__FILE_IO_URING,
 	.open = open_io_uring,
+	.finish = restore_io_uring_files,
 };
 
 /* ---- mappings of it */

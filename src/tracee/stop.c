@@ -27,6 +27,7 @@
 #define OPTIONS_QUIET (PTRACE_O_TRACESYSGOOD)
 #define OPTIONS_TREE  (PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK)
 #define FLAG_KTHREAD  0x00200000U /* PF_KTHREAD in field 9 of /proc/PID/stat */
+#define FLAG_IO_WORKER 0x00000010U /* PF_IO_WORKER: a thread of the kernel's that works for an io_uring of the process */
 #define SKIPPED	      1		  /* the thread has ended */
 
 struct stopper {
@@ -174,6 +175,18 @@ static int stop_seized(struct stopper *stopper, struct tracee_process *process)
 	return r;
 }
 
+/*
+ * A thread of the kernel's that works for an io_uring of the process has no place in the program where it could go on. It
+ * cannot make calls for us, and nothing of it has to be moved: whether it is at work, the ring tells.
+ */
+static bool is_worker(const struct tracee_thread *thread)
+{
+	struct procfs_stat stat;
+
+	return thread->regs.rip == 0 && thread->regs.rsp == 0 && procfs_read_stat(thread->tid, &stat, NULL) == 0 &&
+	       stat.flags & FLAG_IO_WORKER;
+}
+
 static int read_threads(struct stopper *stopper, struct tracee_process *process)
 {
 	int r;
@@ -186,6 +199,10 @@ static int read_threads(struct stopper *stopper, struct tracee_process *process)
 		r = seccomp_suspend(process->threads.items[i]->tid, stopper->ptrace_options, stopper->error);
 		if (r == 0)
 			r = thread_read(process->threads.items[i], stopper->error);
+		if (r == 0 && is_worker(process->threads.items[i])) {
+			ptrace_do(PTRACE_DETACH, process->threads.items[i]->tid, 0, 0);
+			process_remove_thread(process, process->threads.items[i--]);
+		}
 	}
 	return r;
 }

@@ -231,7 +231,7 @@ def test_every_object_in_one_list(two_hosts, page_server, start_victim):
     listed = blockers(result)
     assert len(listed) == len(kinds), result.text()
     for name, kind, place, *child in kinds:
-        wanted = {"descriptor": f"fd {place} -> ", "mapping": f"{place}-", "process": ""}[kind]
+        wanted = {"descriptor": f"fd {place} -> ", "mapping": f"{place}-", "process": "", "memory": f"{place} KiB"}[kind]
         pid = child[0] if child else str(victim.pid)
         lines = [line for line in listed if line[0] == pid and line[1] == kind and line[2].startswith(wanted)]
         assert lines, f"{name} is not in the list\n{result.text()}"

@@ -15,6 +15,7 @@ VICTIMS = [
     "listen-tcp", "listen-unix", "udp", "tree", "pty", "pty-session",
     "tcp-pairs",
     "locks", "leases", "procfiles", "epoll-far", "aio", "fanotify", "uring",
+    "uring-objects:files", "uring-objects:buffers", "uring-objects:eventfd", "uring-objects:counts",
     "tree:zombie", "sessions", "zombies", "tables", "clonevm", "stopped", "kinship",
 ]
 PRIVATE = {"fanotify", "fifo", "leases", "listen-unix", "locks", "unixflight"}  # have an object in the file system that each host needs for itself

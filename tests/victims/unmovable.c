@@ -28,6 +28,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 
 static FILE *kinds;
@@ -44,12 +45,27 @@ static void mapping(const char *name, const void *address)
 		fprintf(kinds, "%s mapping %lx\n", name, (unsigned long)address);
 }
 
+/* The buffer stays with the ring when it is not mapped any more. */
+static void open_ring_buffer(void)
+{
+	struct io_uring_params params = {0};
+	struct iovec buffer = {.iov_len = VICTIM_PAGE};
+	long fd = syscall(SYS_io_uring_setup, 4, &params);
+
+	if (fd < 0)
+		return;
+	buffer.iov_base = mmap(NULL, VICTIM_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	MUST(buffer.iov_base != MAP_FAILED && syscall(SYS_io_uring_register, fd, IORING_REGISTER_BUFFERS, &buffer, 1) == 0);
+	MUST(munmap(buffer.iov_base, VICTIM_PAGE) == 0);
+	descriptor("io_uring-buffer", fd);
+	fprintf(kinds, "pinned memory 4\n");
+}
+
 static void open_rings(void)
 {
 	struct io_uring_params params = {0};
 	unsigned long context = 0;
 	pid_t child = -1;
-	int event;
 	long fd;
 
 	/* A fork leaves the parent's ring in the child. */
@@ -58,12 +74,11 @@ static void open_rings(void)
 			pause();
 	if (context)
 		fprintf(kinds, "aio-child mapping %lx %d\n", context, child);
+	params.flags = IORING_SETUP_R_DISABLED;
 	fd = syscall(SYS_io_uring_setup, 4, &params);
-	if (fd < 0)
-		return;
-	event = eventfd(0, EFD_CLOEXEC);
-	MUST(event >= 0 && syscall(SYS_io_uring_register, fd, IORING_REGISTER_EVENTFD, &event, 1) == 0);
-	descriptor("io_uring", fd);
+	if (fd >= 0)
+		descriptor("io_uring", fd);
+	open_ring_buffer();
 }
 
 static void open_faults(void)
