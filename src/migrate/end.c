@@ -113,7 +113,9 @@ void end_release(struct source *source)
 	error_clear(&error);
 	if (source->dump)
 		dump_accept_queue_put_back(source->dump);
-	lock_release(source);
+	if (lock_open(source, &error) < 0)
+		log_error(source->log, "%s", error.message);
+	error_clear(&error);
 	if (source->freezer && freezer_thaw(source->freezer, deadline, &error) < 0)
 		log_warning(source->log, "%s", error.message);
 	tracee_tree_release(source->stopped);

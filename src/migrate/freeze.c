@@ -392,7 +392,9 @@ static int commit(struct source *source, struct error *error)
 	int64_t deadline;
 	int r;
 
-	r = source_journal(source, JOURNAL_COMMITTED, error);
+	r = lock_send_held(source, clock_deadline(SOURCE_RUNNING_NS), error);
+	if (r == 0)
+		r = source_journal(source, JOURNAL_COMMITTED, error);
 	stop_point("commit-journal");
 	if (r == 0)
 		r = check_target(source, error);

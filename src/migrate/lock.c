@@ -14,6 +14,8 @@
 #include "image/kinds.h"
 #include "net/lock.h"
 #include "source.h"
+#include "util/buffer.h"
+#include "wire.pb-c.h"
 
 static int name_lock(const struct source *source, char name[JOURNAL_NAME_SIZE], struct error *error)
 {
@@ -64,15 +66,36 @@ int lock_prepare(struct source *source, struct error *error)
 
 int lock_open(struct source *source, struct error *error)
 {
-	return source->net_lock ? net_lock_release(source->net_lock, error) : 0;
+	struct error local = ERROR_INIT;
+	int r = source->net_lock ? net_lock_release(source->net_lock, error) : 0;
+
+	if (r == 0 && source->net_lock && net_lock_give_held(source->net_lock, NULL, 0, &local) < 0)
+		log_debug(source->log, "packets that were held up: %s", local.message);
+	return r;
 }
 
 void lock_release(struct source *source)
 {
 	struct error error = ERROR_INIT;
 
-	if (lock_open(source, &error) < 0)
+	if (source->net_lock && net_lock_release(source->net_lock, &error) < 0)
 		log_error(source->log, "%s", error.message);
+}
+
+int lock_send_held(struct source *source, int64_t deadline, struct error *error)
+{
+	_cleanup_buffer_ struct buffer packets = BUFFER_INIT;
+	WirePackets message = WIRE_PACKETS__INIT;
+
+	if (!source->net_lock)
+		return 0;
+	if (net_lock_take_held(source->net_lock, &packets) < 0)
+		return error_set(error, -ENOMEM, "out of memory");
+	if (!packets.size)
+		return 0;
+	message.packets.data = packets.data;
+	message.packets.len = packets.size;
+	return wire_send(source->control, WIRE_PACKETS, &message.base, deadline, error);
 }
 
 int lock_remove(const struct source *source, const uint8_t session[WIRE_SESSION_SIZE], struct error *error)

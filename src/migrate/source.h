@@ -250,12 +250,13 @@ void end_rollback(struct source *source);
 
 /*
  * lock.c. lock_check(): whether there can be one, if the tree needs it; after dump_preflight(), a blocker if not.
- * lock_prepare(): its table, which drops nothing yet. lock_open(): the kernel answers again; lock_release() does that where
- * nothing can be done about a failure, and logs it.
+ * lock_prepare(): its table, which drops nothing yet. lock_open(): the kernel answers again, and is given what was held up;
+ * lock_release(): the lock goes when there is nothing here that could answer. lock_send_held(): the target is given it.
  */
 int lock_check(struct source *source, struct error *error);
 int lock_prepare(struct source *source, struct error *error);
 int lock_open(struct source *source, struct error *error);
+int lock_send_held(struct source *source, int64_t deadline, struct error *error);
 void lock_release(struct source *source);
 /* Of a session whose migrate is gone; and of all of which nothing is known any more. */
 int lock_remove(const struct source *source, const uint8_t session[WIRE_SESSION_SIZE], struct error *error);

@@ -22,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "net/held.h"
 #include "net/netlink.h"
 #include "util/cleanup.h"
 
@@ -37,6 +38,8 @@ struct net_lock {
 	char table[TABLE_SIZE];
 	int fd;    /* netlink, owned */
 	bool made; /* the table is there */
+	struct net_held *held; /* keeps what is dropped on its way in; owned, NULL: nothing does */
+	struct net_tuples tuples; /* that it was engaged with */
 };
 
 struct set {
@@ -63,12 +66,12 @@ static const struct set sets[] = {
 	" set any6 { type inet_service; }\n"                                                                         \
 	" chain arriving {\n"                                                                                        \
 	"  meta mark %2$u return\n"                                                                                  \
-	"  ip daddr . tcp dport . ip saddr . tcp sport @conn4 drop\n"                                                \
-	"  ip6 daddr . tcp dport . ip6 saddr . tcp sport @conn6 drop\n"                                              \
-	"  " SYN "ip daddr . tcp dport @listen4 drop\n"                                                              \
-	"  " SYN "ip6 daddr . tcp dport @listen6 drop\n"                                                             \
-	"  meta nfproto ipv4 " SYN "tcp dport @any4 fib daddr type local drop\n"                                     \
-	"  meta nfproto ipv6 " SYN "tcp dport @any6 fib daddr type local drop\n"                                     \
+	"  ip daddr . tcp dport . ip saddr . tcp sport @conn4 %3$sdrop\n"                                           \
+	"  ip6 daddr . tcp dport . ip6 saddr . tcp sport @conn6 %3$sdrop\n"                                         \
+	"  " SYN "ip daddr . tcp dport @listen4 %3$sdrop\n"                                                         \
+	"  " SYN "ip6 daddr . tcp dport @listen6 %3$sdrop\n"                                                        \
+	"  meta nfproto ipv4 " SYN "tcp dport @any4 fib daddr type local %3$sdrop\n"                                \
+	"  meta nfproto ipv6 " SYN "tcp dport @any6 fib daddr type local %3$sdrop\n"                                \
 	" }\n"                                                                                                       \
 	" chain leaving {\n"                                                                                         \
 	"  meta mark %2$u return\n"                                                                                  \
@@ -85,8 +88,8 @@ static void name_table(char table[TABLE_SIZE], enum net_lock_side side, const ch
 	snprintf(table, TABLE_SIZE, PREFIX "%.*s%s", SESSION_MAX, session, suffixes[side]);
 }
 
-/* `extra` follows the table, in the same transaction. */
-static int run_nft(const char *table, const char *extra, struct error *error)
+/* `log` comes before each drop of what arrives; `extra` follows the table, in the same transaction. */
+static int run_nft(const char *table, const char *log, const char *extra, struct error *error)
 {
 	struct nft_ctx *nft = nft_ctx_new(NFT_CTX_DEFAULT);
 	_cleanup_free_ char *text = NULL;
@@ -94,7 +97,7 @@ static int run_nft(const char *table, const char *extra, struct error *error)
 
 	if (!nft)
 		return error_set(error, -ENOMEM, "out of memory");
-	if (asprintf(&text, TEXT "%3$s", table, NET_LOCK_MARK, extra) < 0) {
+	if (asprintf(&text, TEXT "%4$s", table, NET_LOCK_MARK, log, extra) < 0) {
 		text = NULL;
 		r = error_set(error, -ENOMEM, "out of memory");
 	} else if (nft_ctx_buffer_output(nft) || nft_ctx_buffer_error(nft)) {
@@ -130,10 +133,25 @@ int net_lock_new(enum net_lock_side side, const char *session, struct net_lock *
 
 int net_lock_prepare(struct net_lock *lock, struct error *error)
 {
-	int r = lock->made ? 0 : run_nft(lock->table, "", error);
+	struct error local = ERROR_INIT;
+	char log[32];
+	uint16_t group;
+	int r;
 
-	if (r == 0)
-		lock->made = true;
+	if (lock->made)
+		return 0;
+	/* Without it senders wait, and that is all. */
+	if (!lock->held && net_held_new(&lock->held, &group, NULL) == 0) {
+		snprintf(log, sizeof(log), "log group %u ", group);
+		if (run_nft(lock->table, log, "", &local) == 0) {
+			lock->made = true;
+			return 0;
+		}
+		net_held_free(lock->held);
+		lock->held = NULL;
+	}
+	r = run_nft(lock->table, "", "", error);
+	lock->made = r == 0;
 	return r;
 }
 
@@ -188,6 +206,15 @@ static void put_set(struct netlink_batch *batch, const struct net_lock *lock, co
 		netlink_batch_end(batch, nest);
 }
 
+static int remember(struct net_lock *lock, const struct net_tuples *tuples)
+{
+	if (array_reserve(&lock->tuples.list, tuples->list.count) < 0)
+		return -ENOMEM;
+	array_for_each(tuple, &tuples->list)
+		(void)array_append(&lock->tuples.list, *tuple);
+	return 0;
+}
+
 int net_lock_engage(struct net_lock *lock, const struct net_tuples *tuples, struct error *error)
 {
 	_cleanup_batch_ struct netlink_batch batch = { 0 };
@@ -200,7 +227,10 @@ int net_lock_engage(struct net_lock *lock, const struct net_tuples *tuples, stru
 		return r;
 	for (size_t i = 0; i < sizeof(sets) / sizeof(sets[0]); i++)
 		put_set(&batch, lock, &sets[i], tuples);
-	r = netlink_batch_send(&batch, lock->fd);
+	if (lock->held)
+		r = remember(lock, tuples);
+	if (r == 0)
+		r = netlink_batch_send(&batch, lock->fd);
 	return r < 0 ? error_set_errno(error, r, "cannot lock %zu TCP sockets in the table %s of nftables",
 				       tuples->list.count, lock->table) :
 		       0;
@@ -251,7 +281,7 @@ int net_lock_probe(struct error *error)
 	snprintf(table, sizeof(table), PREFIX "probe-%d", getpid());
 	snprintf(undo, sizeof(undo), "delete table inet %s\n", table);
 	r = try_netlink(table, error);
-	return r < 0 ? r : run_nft(table, undo, error);
+	return r < 0 ? r : run_nft(table, "", undo, error);
 }
 
 int net_lock_release(struct net_lock *lock, struct error *error)
@@ -263,10 +293,30 @@ int net_lock_release(struct net_lock *lock, struct error *error)
 	return r;
 }
 
+int net_lock_take_held(struct net_lock *lock, struct buffer *packets)
+{
+	return lock->held ? net_held_take(lock->held, packets) : 0;
+}
+
+int net_lock_give_held(struct net_lock *lock, const uint8_t *packets, size_t size, struct error *error)
+{
+	_cleanup_buffer_ struct buffer own = BUFFER_INIT;
+	int r = net_held_give(packets, size, &lock->tuples, error), more;
+
+	if (r < 0)
+		return r;
+	if (net_lock_take_held(lock, &own) < 0)
+		return error_set(error, -ENOMEM, "out of memory");
+	more = net_held_give(own.data, own.size, &lock->tuples, error);
+	return more < 0 ? more : r + more;
+}
+
 void net_lock_free(struct net_lock *lock)
 {
 	if (!lock)
 		return;
+	net_held_free(lock->held);
+	net_tuples_deinit(&lock->tuples);
 	close(lock->fd);
 	free(lock);
 }

@@ -3,7 +3,8 @@
  * The lock that keeps the kernel from answering for connections whose program stands still, or is on its way: an nftables
  * table of our own, `inet pagestream-SESSION-SIDE`, in the network namespace of the calling thread. What it names is dropped
  * in silence in both directions, resets of the kernel's own included, so that a peer sees nothing but a loss of packets and
- * sends again. Needs CAP_NET_ADMIN and a kernel with nf_tables (nft_fib_inet for listeners on any address); Linux 5.6.
+ * sends again; what was on its way in can be delivered later, too (nft_log, nfnetlink_log; without them it is not). Needs
+ * CAP_NET_ADMIN and a kernel with nf_tables (nft_fib_inet for listeners on any address); Linux 5.6.
  *
  * A life: net_lock_new(), net_lock_prepare() while the program runs (milliseconds: the table with its rules and empty sets),
  * net_lock_engage() at the freeze (what has to be quick; more than once, if more is found), net_lock_release().
@@ -23,6 +24,7 @@
 #include <stdbool.h>
 
 #include "net/tuples.h"
+#include "util/buffer.h"
 #include "util/error.h"
 
 #define NET_LOCK_MARK 0x70735452u
@@ -53,6 +55,14 @@ int net_lock_engage(struct net_lock *lock, const struct net_tuples *tuples, stru
 
 /* Removes the table. Nothing to remove is success. */
 int net_lock_release(struct net_lock *lock, struct error *error);
+
+/*
+ * Packets that it has dropped on their way in are kept as far as there is room (net/held.h). They are taken, to be given where
+ * the sockets are now; or given here, with `packets` that were taken elsewhere (NULL: none), when the lock is released and its
+ * sockets are there. Only those for what the lock was engaged with. How many were given, or a negative errno.
+ */
+int net_lock_take_held(struct net_lock *lock, struct buffer *packets);
+int net_lock_give_held(struct net_lock *lock, const uint8_t *packets, size_t size, struct error *error);
 
 /* Frees the object only: the table stays. NULL is fine. */
 void net_lock_free(struct net_lock *lock);

@@ -14,6 +14,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "net/checksum.h"
 #include "net/lock.h"
 #include "util/cleanup.h"
 
@@ -44,23 +45,6 @@ int net_segment_socket(sa_family_t family, uint32_t priority, int *ret_fd, struc
 	return 0;
 }
 
-/* In 16-bit words of the network's order, without carry; an odd byte is the first of a word. */
-static uint64_t sum(uint64_t sum, const void *data, size_t size)
-{
-	const uint8_t *bytes = data;
-
-	for (size_t i = 0; i + 1 < size; i += 2)
-		sum += (uint64_t)(bytes[i] << 8 | bytes[i + 1]);
-	return size % 2 ? sum + (uint64_t)(bytes[size - 1] << 8) : sum;
-}
-
-static uint16_t fold(uint64_t sum)
-{
-	while (sum >> 16)
-		sum = (sum & 0xffff) + (sum >> 16);
-	return htons((uint16_t)~sum);
-}
-
 static void fill_tcp(struct tcphdr *tcp, const struct net_segment *segment)
 {
 	const struct net_tuple *tuple = segment->tuple;
@@ -73,10 +57,20 @@ static void fill_tcp(struct tcphdr *tcp, const struct net_segment *segment)
 		.rst = segment->reset, .psh = segment->size > 0, .urg = segment->urgent > 0,
 		.window = htons(segment->window), .urg_ptr = htons(segment->urgent),
 	};
-	total = sum(total, tuple->local.ip, ip);
-	total = sum(total, tuple->remote.ip, ip);
-	total = sum(total, tcp, sizeof(*tcp));
-	tcp->check = fold(sum(total, segment->data, segment->size));
+	total = net_checksum_add(total, tuple->local.ip, ip);
+	total = net_checksum_add(total, tuple->remote.ip, ip);
+	total = net_checksum_add(total, tcp, sizeof(*tcp));
+	tcp->check = net_checksum_fold(net_checksum_add(total, segment->data, segment->size));
+}
+
+int net_segment_pass(int fd, sa_family_t family, const uint8_t *packet, size_t size)
+{
+	struct sockaddr_in loopback4 = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in6 loopback6 = { .sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT };
+	const void *to = family == AF_INET ? (const void *)&loopback4 : &loopback6;
+	socklen_t to_size = family == AF_INET ? sizeof(loopback4) : sizeof(loopback6);
+
+	return sendto(fd, packet, size, MSG_DONTWAIT, to, to_size) < 0 ? -errno : 0;
 }
 
 int net_segment_send(int fd, const struct net_segment *segment)

@@ -31,3 +31,5 @@ struct net_segment {
 /* A socket to send them by, for one family, in the network namespace of the calling thread. `priority`: SO_PRIORITY. */
 int net_segment_socket(sa_family_t family, uint32_t priority, int *ret_fd, struct error *error);
 int net_segment_send(int fd, const struct net_segment *segment);
+/* A whole packet, from its IP header on, with the checksum that it needs. */
+int net_segment_pass(int fd, sa_family_t family, const uint8_t *packet, size_t size);

@@ -102,6 +102,35 @@ void session_lock_release(struct session *session)
 		log_error(session->log, "session %s: %s", session->text, error.message);
 }
 
+int request_packets(struct session *session, const struct buffer *payload, struct error *error)
+{
+	_cleanup_message_ ProtobufCMessage *base = NULL;
+	const WirePackets *message;
+	int r = wire_unpack(payload, &wire_packets__descriptor, &base, error);
+
+	if (r < 0)
+		return r;
+	message = (const WirePackets *)base;
+	buffer_clear(&session->packets);
+	r = buffer_append(&session->packets, message->packets.data, message->packets.len);
+	return r < 0 ? error_set(error, r, "out of memory") : 0;
+}
+
+void session_lock_give_held(struct session *session)
+{
+	struct error error = ERROR_INIT;
+	int r;
+
+	if (!session->net_lock)
+		return;
+	r = net_lock_give_held(session->net_lock, session->packets.data, session->packets.size, &error);
+	if (r < 0)
+		log_debug(session->log, "session %s: packets that were held up: %s", session->text, error.message);
+	else
+		log_debug(session->log, "session %s: %d packets were held up", session->text, r);
+	buffer_deinit(&session->packets);
+}
+
 /* Where the tree neither runs nor is killed, nobody may answer for it. */
 static bool is_live(void *context, const char *name)
 {

@@ -121,6 +121,7 @@ int request_commit(struct session *session, const struct buffer *payload, struct
 	if (r < 0)
 		return r;
 	session_lock_release(session);
+	session_lock_give_held(session);
 	session_hook_running(session);
 	session_set_phase(session, PHASE_RUNNING, NULL);
 	r = session_send(session, WIRE_RUNNING, NULL, error);

@@ -61,6 +61,7 @@ void session_free(struct session *session)
 	freezer_free(session->freezer);
 	net_lock_free(session->net_lock);
 	net_tuples_deinit(&session->tuples);
+	buffer_deinit(&session->packets);
 	restore_locks_free(session->locks);
 	free(session->processes);
 	image_ipcs_deinit(&session->ipc);

@@ -43,6 +43,7 @@ static const struct request requests[] = {
 	{ WIRE_DROP, PHASE_BIT(PHASE_LAID_OUT) | PHASE_BIT(PHASE_ROUND), request_drop },
 	{ WIRE_ROUND_END, PHASE_BIT(PHASE_LAID_OUT) | PHASE_BIT(PHASE_ROUND), request_round_end },
 	{ WIRE_PREPARE, PHASE_BIT(PHASE_ROUND), request_prepare },
+	{ WIRE_PACKETS, PHASE_BIT(PHASE_PREPARED), request_packets },
 	{ WIRE_COMMIT, PHASE_BIT(PHASE_PREPARED), request_commit },
 	{ WIRE_ABORT, PHASE_BEFORE_COMMIT, request_abort },
 	{ WIRE_ASK_STATE, PHASE_BIT(PHASE_RUNNING) | PHASE_BIT(PHASE_COMPLETE), request_ask_state },

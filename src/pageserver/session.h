@@ -109,6 +109,7 @@ struct session {
 	struct freezer *freezer;           /* owned; NULL: no cgroup v2 here */
 	struct net_lock *net_lock;         /* on its TCP sockets; owned, NULL: it has none, or */
 	struct net_tuples tuples;          /* what it has been engaged with; owned */
+	struct buffer packets;             /* that the source has held up; owned */
 	bool lockless;                     /* there can be no such lock here */
 	struct program hook;               /* the one that runs, or none */
 	bool hook_prepared;                /* "prepare" was started, and nothing has ended what it did */
@@ -181,6 +182,7 @@ int request_layout(struct session *session, const struct buffer *payload, struct
 int request_drop(struct session *session, const struct buffer *payload, struct error *error);
 int request_round_end(struct session *session, const struct buffer *payload, struct error *error);
 int request_prepare(struct session *session, const struct buffer *payload, struct error *error);
+int request_packets(struct session *session, const struct buffer *payload, struct error *error);
 int request_commit(struct session *session, const struct buffer *payload, struct error *error);
 int request_ask_state(struct session *session, const struct buffer *payload, struct error *error);
 int request_ended(struct session *session, const struct buffer *payload, struct error *error);
@@ -199,6 +201,8 @@ int session_lock_engage(struct session *session, struct error *error);
 /* Both sides keep quiet, and addresses have been moved: those of all connections are here now, or it is an error. */
 int session_lock_check_addresses(struct session *session, struct error *error);
 void session_lock_release(struct session *session);
+/* Once all runs: what was held up on the way to its connections is delivered. */
+void session_lock_give_held(struct session *session);
 
 /*
  * ---- hook.c: "prepare" is run once, when there is a tree. "running" is started only; session_hook_check() sees whether it has

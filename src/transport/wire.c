@@ -35,6 +35,7 @@ static const struct frame_limit server_limits[] = {
 	{ WIRE_ROUND_END, 64, "ROUND_END" },
 	{ WIRE_DROP, RANGES_MAX, "DROP" },
 	{ WIRE_PREPARE, RANGES_MAX, "PREPARE" },
+	{ WIRE_PACKETS, CONTROL_MAX, "PACKETS" },
 	{ WIRE_COMMIT, 0, "COMMIT" },
 	{ WIRE_ABORT, 0, "ABORT" },
 	{ WIRE_ASK_STATE, 0, "ASK_STATE" },

@@ -52,6 +52,7 @@ enum wire_type {
 	WIRE_COMPLETE = 19,
 	WIRE_ENDED = 20,          /* empty: the source's copy is gone */
 	WIRE_FINISHED = 21,       /* empty: the target needs the source no more */
+	WIRE_PACKETS = 22,
 	WIRE_PAGES = 32,          /* struct wire_pages_header, then data by its kind */
 	WIRE_MARK = 33,           /* WireRound: all pages of the round that this stream carries have been sent */
 	WIRE_PAGE_REQUEST = 34,   /* struct wire_page_request */

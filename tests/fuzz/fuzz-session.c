@@ -42,7 +42,7 @@ static void send_rest(struct stream *stream, const uint8_t *data, size_t size)
 {
 	static const enum wire_type types[] = { WIRE_IMAGE, WIRE_PREFLIGHT, WIRE_ROUND_END, WIRE_DROP, WIRE_PREPARE,
 						WIRE_COMMIT, WIRE_ABORT, WIRE_ASK_STATE, WIRE_ENDED, WIRE_FAILURE,
-						WIRE_HELLO, WIRE_PAGES };
+						WIRE_HELLO, WIRE_PAGES, WIRE_PACKETS };
 
 	while (size >= 2) {
 		enum wire_type type = types[data[0] % (sizeof(types) / sizeof(types[0]))];

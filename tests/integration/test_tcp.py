@@ -7,6 +7,7 @@ import random
 import re
 import select
 import socket
+import struct
 import threading
 import time
 
@@ -277,6 +278,53 @@ def test_first_listener_after_the_preflight(two_hosts, lan, address, page_server
         assert read_exactly(connection, 5) == b"hello"
     assert not locks(a) and not locks(b)
     b.kill(pid)
+
+
+def sent_again(connection):
+    """How often the kernel has sent something of a connection again (tcpi_total_retrans)."""
+    return struct.unpack_from("=I", connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 100)[0]
+
+
+@pytest.mark.parametrize("ends_on", ["target", "source"])
+def test_what_comes_while_nobody_runs(two_hosts, lan, address, page_server, start_victim, ends_on):
+    """It is answered as soon as somebody does, be it the one who called, or a connection; and not when it is sent again, which
+    takes the longer the longer nobody has answered. Some comes to the source, and some to the target."""
+    a, b, client = *two_hosts[:2], lan.hosts[0]
+    victim = start_victim(a, "tcp-echo", PORT)
+    early, late = client.connect(lan.service, PORT), client.connect(lan.service6, PORT)
+    for connection in (early, late):
+        connection.settimeout(20)
+        connection.sendall(b"first")
+        assert read_exactly(connection, 5) == b"first"
+    job = send_start(a, page_server, victim.pid, hook=address.path, env=stop_at("held"))
+    wait_until(lambda: (address.directory / "wanted").exists(), 20, "nobody runs")
+    early.sendall(b"question")
+    with client.network():
+        caller = socket.socket()
+        caller.setblocking(False)
+    assert caller.connect_ex((lan.service, PORT)) == errno.EINPROGRESS
+    wait_until(lambda: sent_again(early) >= 2 and sent_again(caller) >= 1, 20, "both were sent again")
+    if ends_on == "target":
+        lan.give(b)
+        (address.directory / "wanted").unlink()
+        job.wait_stopped()
+    late.sendall(b"question")
+    wait_until(lambda: sent_again(late) >= 3 and sent_again(early) >= 4, 20, "all was sent again, and will be later only")
+    before = sent_again(early), sent_again(late)
+    if ends_on == "target":
+        job.go_on()
+    else:
+        (address.directory / "wanted").unlink()  # the target refuses: it has no such address
+    assert read_exactly(early, 8) == read_exactly(late, 8) == b"question"
+    assert (sent_again(early), sent_again(late)) == before, "it was answered only when it was sent again"
+    assert (job.wait(60).status == 0) == (ends_on == "target"), job.text()
+    victim.host = b if ends_on == "target" else a
+    with early, late, caller:
+        caller.settimeout(20)
+        caller.sendall(b"hello")
+        assert read_exactly(caller, 5) == b"hello"
+    victim.check(victim.host)
+    assert not locks(a) and not locks(b)
 
 
 @pytest.mark.parametrize("point", ["tcp-repair", "stopped", "held"])

@@ -311,6 +311,82 @@ static void test_mark_passes(void **state)
 	close_pair(&pair);
 }
 
+static void add_held(struct net_lock *lock, struct buffer *packets)
+{
+	int64_t deadline = clock_now_ns() + LOOK_MS * CLOCK_MS;
+	size_t before = packets->size;
+
+	while (packets->size == before && clock_now_ns() < deadline)
+		assert_int_equal(net_lock_take_held(lock, packets), 0);
+	assert_true(packets->size > before);
+}
+
+/* What was dropped is there when it is given back, long before its sender would send it again; what is for others is not. */
+static void give_back(const char *host)
+{
+	struct net_lock *lock = new_lock("unit6"), *stranger = new_lock("unit7");
+	struct pair pair = connect_pair(host, host), other = connect_pair(host, host);
+	struct net_tuples tuples = { 0 }, others = { 0 };
+	struct buffer packets = BUFFER_INIT;
+
+	assert_int_equal(net_tuples_add(&tuples, &pair.local.any, &pair.remote.any), 0);
+	assert_int_equal(net_tuples_add(&others, &other.local.any, &other.remote.any), 0);
+	engage(lock, &tuples);
+	engage(stranger, &others);
+	assert_int_equal(write(pair.client, "x", 1), 1);
+	add_held(lock, &packets);
+	assert_int_equal(net_lock_release(lock, NULL), 0);
+	assert_int_equal(net_lock_release(stranger, NULL), 0);
+	assert_int_equal(net_lock_give_held(stranger, packets.data, packets.size, NULL), 0);
+	assert_false(comes(pair.server, 0));
+	assert_int_equal(net_lock_give_held(lock, packets.data, packets.size - 1, NULL), 0);
+	assert_true(net_lock_give_held(lock, packets.data, packets.size, NULL) > 0);
+	assert_true(comes(pair.server, SILENCE_MS));
+	expect_byte(pair.server, pair.client);
+	buffer_deinit(&packets);
+	net_lock_free(lock);
+	net_lock_free(stranger);
+	net_tuples_deinit(&tuples);
+	net_tuples_deinit(&others);
+	close_pair(&pair);
+	close_pair(&other);
+}
+
+static void test_given_back(void **state)
+{
+	give_back("127.0.0.1");
+	give_back("::1");
+}
+
+/* Packets come from another host. */
+static void test_damaged_packets(void **state)
+{
+	struct net_lock *lock = new_lock("unit8");
+	struct pair pair = connect_pair("127.0.0.1", "127.0.0.1");
+	struct net_tuples tuples = { 0 };
+	uint8_t bytes[256];
+
+	assert_int_equal(net_tuples_add(&tuples, &pair.local.any, &pair.remote.any), 0);
+	assert_int_equal(net_tuples_add_listening(&tuples, &pair.local.any, false), 0);
+	engage(lock, &tuples);
+	assert_int_equal(net_lock_release(lock, NULL), 0);
+	srandom(1);
+	for (unsigned i = 0; i < 50000; i++) {
+		uint32_t length = (uint32_t)random() % 128;
+
+		for (size_t j = 0; j < sizeof(bytes); j++)
+			bytes[j] = (uint8_t)random();
+		memcpy(bytes, &length, sizeof(length));
+		bytes[4] = i % 2 ? 0x45 : 0x60;
+		bytes[i % 2 ? 13 : 10] = IPPROTO_TCP;
+		assert_int_equal(net_lock_give_held(lock, bytes, (size_t)random() % sizeof(bytes), NULL), 0);
+	}
+	expect_byte(pair.client, pair.server);
+	net_lock_free(lock);
+	net_tuples_deinit(&tuples);
+	close_pair(&pair);
+}
+
 static bool is_live(void *context, const char *session)
 {
 	return strcmp(session, context) == 0;
@@ -397,6 +473,7 @@ int main(void)
 		cmocka_unit_test(test_no_reset),
 		cmocka_unit_test(test_listening),
 		cmocka_unit_test(test_many),
+		cmocka_unit_test(test_given_back), cmocka_unit_test(test_damaged_packets),
 		cmocka_unit_test(test_mark_passes),
 		cmocka_unit_test(test_stale),
 		cmocka_unit_test(test_flushed),
