@@ -19,6 +19,16 @@
 #include "show-private.h"
 #include "util/cleanup.h"
 
+/* Pages of an object: {"pages", "pages_here", "pages_parents", "pages_zero"} within [start, end). */
+struct show_runs {
+	struct show_run {
+		uint64_t address, pages;
+		bool here, zero;
+	} *items;
+	size_t count;
+	size_t capacity;
+};
+
 #define FLAG_PARENT 1 /* PagemapEntry.flags */
 
 /* ---- page maps */
@@ -68,7 +78,7 @@ static int load_chain(struct show *show, enum image_pages_kind kind, uint32_t id
 	return r;
 }
 
-void show_runs_load(struct show *show, enum image_pages_kind kind, uint32_t id, struct show_runs *ret)
+static void load_runs(struct show *show, enum image_pages_kind kind, uint32_t id, struct show_runs *ret)
 {
 	struct error error = ERROR_INIT;
 	int r = show->dir ? load_chain(show, kind, id, ret, &error) : load_file(show, kind, id, ret, &error);
@@ -92,7 +102,7 @@ static size_t first_behind(const struct show_runs *runs, uint64_t address)
 	return low;
 }
 
-json_t *show_runs_count(const struct show_runs *runs, uint64_t start, uint64_t end)
+static json_t *count_pages(const struct show_runs *runs, uint64_t start, uint64_t end)
 {
 	uint64_t here = 0, parents = 0, zero = 0;
 
@@ -152,7 +162,7 @@ static json_t *show_mapping(struct show *show, const Mapping *mapping, const MmE
 		if (extra->names[i]->start <= mapping->start && mapping->start < extra->names[i]->start + extra->names[i]->size)
 			json_object_set_new(object, "name", show_text(extra->names[i]->name, strlen(extra->names[i]->name)));
 	if (mapping->status & (MAPPING_HAS_PAGES | MAPPING_VDSO))
-		json_object_set_new(object, "pages", show_runs_count(runs, mapping->start, mapping->end));
+		json_object_set_new(object, "pages", count_pages(runs, mapping->start, mapping->end));
 	return object;
 }
 
@@ -170,12 +180,12 @@ json_t *show_memory(struct show *show, uint32_t pid)
 	if (!mm)
 		return json_null();
 	mappings = json_array();
-	show_runs_load(show, IMAGE_PAGES_PROCESS, image_memory_owner(show->set, pid), &runs);
+	load_runs(show, IMAGE_PAGES_PROCESS, image_memory_owner(show->set, pid), &runs);
 	for (size_t i = 0; i < mm->n_vmas; i++) {
 		json_array_append_new(mappings, show_mapping(show, mm->vmas[i], extra, &runs));
 		bytes += mm->vmas[i]->end - mm->vmas[i]->start;
 	}
-	memory = json_pack("{s:o, s:o, s:o}", "bytes", show_number(bytes), "pages", show_runs_count(&runs, 0, UINT64_MAX),
+	memory = json_pack("{s:o, s:o, s:o}", "bytes", show_number(bytes), "pages", count_pages(&runs, 0, UINT64_MAX),
 			   "mappings", mappings);
 	array_deinit(&runs);
 	return memory;
@@ -198,8 +208,8 @@ static json_t *show_shared(struct show *show, const SharedMemory *message)
 
 	if (message->name)
 		json_object_set_new(object, "name", show_text(message->name, strlen(message->name)));
-	show_runs_load(show, IMAGE_PAGES_SHARED, message->id, &runs);
-	json_object_set_new(object, "pages", show_runs_count(&runs, 0, UINT64_MAX));
+	load_runs(show, IMAGE_PAGES_SHARED, message->id, &runs);
+	json_object_set_new(object, "pages", count_pages(&runs, 0, UINT64_MAX));
 	array_deinit(&runs);
 	return object;
 }

@@ -27,18 +27,6 @@ json_t *show_address(uint64_t number);
 json_t *show_number(uint64_t number);
 json_t *show_text(const void *text, size_t size);
 
-/* Pages of an object: {"pages", "pages_here", "pages_parents", "pages_zero"} within [start, end). */
-struct show_runs {
-	struct show_run {
-		uint64_t address, pages;
-		bool here, zero;
-	} *items;
-	size_t count;
-	size_t capacity;
-};
-void show_runs_load(struct show *show, enum image_pages_kind kind, uint32_t id, struct show_runs *ret);
-json_t *show_runs_count(const struct show_runs *runs, uint64_t start, uint64_t end);
-
 /* show-process.c */
 json_t *show_processes(struct show *show);
 /* show-memory.c: {"mappings": [...], totals}; and objects that are no process's own. */

@@ -65,8 +65,8 @@ static void format_address(const union dump_inet_address *address, char *text, s
 	}
 }
 
-void dump_inet_block(struct dump_context *ctx, const struct dump_process *process, int number,
-		     const struct dump_inet_facts *facts, const char *cause, const char *remedy)
+static void block_socket(struct dump_context *ctx, const struct dump_process *process, int number,
+			 const struct dump_inet_facts *facts, const char *cause, const char *remedy)
 {
 	char source[64], destination[64];
 
@@ -81,15 +81,15 @@ void dump_inet_refuse(struct dump_context *ctx, const struct dump_process *proce
 {
 	const struct image_kind_facts why = image_kind_get(kind);
 
-	dump_inet_block(ctx, process, number, facts, why.cause, why.remedy);
+	block_socket(ctx, process, number, facts, why.cause, why.remedy);
 }
 
 static void block(struct dump_context *ctx, const struct dump_inet_socket *socket)
 {
 	if (socket->verdict == DUMP_INET_NOT_ASKED)
-		dump_inet_block(ctx, socket->process, socket->number, &socket->facts,
-				"an established TCP connection goes along only when that is asked for",
-				"use --tcp-established, or --tcp-close: the program then sees it closed");
+		block_socket(ctx, socket->process, socket->number, &socket->facts,
+			     "an established TCP connection goes along only when that is asked for",
+			     "use --tcp-established, or --tcp-close: the program then sees it closed");
 	else if (socket->verdict == DUMP_INET_EBPF)
 		dump_refuse(ctx, socket->process->pid, "descriptor", IMAGE_KIND_SOCKET_FILTER_EXTENDED, "fd %d -> socket:[%u]",
 			    socket->number, socket->ino);

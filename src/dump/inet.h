@@ -93,8 +93,6 @@ int dump_inet_read_state(int fd, struct dump_inet_facts *facts, struct tcp_info 
 int dump_inet_examine(const struct dump_context *ctx, unsigned worker, struct dump_inet_socket *socket, struct error *error);
 
 /* inet-socket.c: a blocker that names the socket. */
-void dump_inet_block(struct dump_context *ctx, const struct dump_process *process, int number,
-		     const struct dump_inet_facts *facts, const char *cause, const char *remedy);
 void dump_inet_refuse(struct dump_context *ctx, const struct dump_process *process, int number,
 		      const struct dump_inet_facts *facts, enum image_kind kind);
 

@@ -221,11 +221,6 @@ uint64_t image_pages_count(const struct image_pages_reader *reader)
 	return sum;
 }
 
-void image_pages_rewind(struct image_pages_reader *reader)
-{
-	reader->next = 0;
-}
-
 static void fill_run(const struct image_pages_reader *reader, size_t index, struct image_pages_run *ret)
 {
 	const struct image_pages_piece *piece = &reader->pieces.items[index];

@@ -103,7 +103,6 @@ int image_pages_open(struct image_directory *dir, enum image_pages_kind kind, ui
 int image_pages_next(struct image_pages_reader *reader, struct image_pages_run *ret, struct error *error);
 /* The run that has the page of `address`, or -ENOENT without an error. Leaves image_pages_next() where it is. */
 int image_pages_find(struct image_pages_reader *reader, uint64_t address, struct image_pages_run *ret);
-void image_pages_rewind(struct image_pages_reader *reader);
 /* Sum of all runs. */
 uint64_t image_pages_count(const struct image_pages_reader *reader);
 

@@ -49,15 +49,3 @@ int image_tree_name(const struct image_set *images, char ret[IMAGE_TREE_NAME_SIZ
 	write_name(inventory->root->pid, inventory->root->start_time, inventory->root->boot_id, ret);
 	return 0;
 }
-
-bool image_tree_name_is_alive(const char *name)
-{
-	JournalProcess process = JOURNAL_PROCESS__INIT;
-	char boot[JOURNAL_BOOT_ID_MAX] = "", again[IMAGE_TREE_NAME_SIZE];
-
-	if (sscanf(name, "%" SCNd32 "x%" SCNu64 "x", &process.pid, &process.start_time) != 2 ||
-	    journal_boot_id(boot, NULL) < 0)
-		return false;
-	write_name((uint32_t)process.pid, process.start_time, boot, again);
-	return strcmp(name, again) == 0 && journal_process_alive(&process);
-}

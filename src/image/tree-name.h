@@ -11,5 +11,3 @@
 
 /* Letters and digits. -EPROTO without an inventory, or where nothing tells the root's PID. */
 int image_tree_name(const struct image_set *images, char ret[IMAGE_TREE_NAME_SIZE], struct error *error);
-/* Whether the root of that name still runs: then it was never ended, or its dump is under way. */
-bool image_tree_name_is_alive(const char *name);

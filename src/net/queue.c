@@ -33,6 +33,7 @@
 #include "net/segment.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
+#include "util/sockopt.h"
 
 #define WAIT_NS (2 * CLOCK_S)
 #define AGAIN_NS (20 * CLOCK_MS) /* without progress: what was sent is sent again */
@@ -51,19 +52,6 @@ struct listener {
 	uint32_t waiting;	     /* now */
 	uint32_t room;		     /* of before */
 };
-
-static int get_int(int fd, int level, int name)
-{
-	int value = 0;
-	socklen_t size = sizeof(value);
-
-	return getsockopt(fd, level, name, &value, &size) < 0 ? 0 : value;
-}
-
-static int set_int(int fd, int level, int name, int value)
-{
-	return setsockopt(fd, level, name, &value, sizeof(value)) < 0 ? -errno : 0;
-}
 
 int net_queue_new(struct net_queue **ret, struct error *error)
 {
@@ -159,13 +147,13 @@ static int open_up(struct listener *listener, const struct net_tuple *tuple, str
 {
 	int r = 0;
 
-	listener->reuse_port = get_int(listener->fd, SOL_SOCKET, SO_REUSEPORT);
-	listener->transparent = get_int(listener->fd, IPPROTO_IP, IP_TRANSPARENT);
+	listener->reuse_port = sockopt_get_int(listener->fd, SOL_SOCKET, SO_REUSEPORT, 0);
+	listener->transparent = sockopt_get_int(listener->fd, IPPROTO_IP, IP_TRANSPARENT, 0);
 	read_room(listener->fd, &listener->waiting, &listener->room);
 	if (listener->reuse_port)
-		r = set_int(listener->fd, SOL_SOCKET, SO_REUSEPORT, 0);
+		r = sockopt_set_int(listener->fd, SOL_SOCKET, SO_REUSEPORT, 0);
 	if (r == 0 && !listener->transparent && !is_here(tuple))
-		r = set_int(listener->fd, IPPROTO_IP, IP_TRANSPARENT, 1);
+		r = sockopt_set_int(listener->fd, IPPROTO_IP, IP_TRANSPARENT, 1);
 	if (r == 0 && listener->waiting > listener->room && listen(listener->fd, (int)listener->waiting) < 0)
 		r = -errno;
 	return r < 0 ? error_set_errno(error, r, "preparing a listening socket") : 0;
@@ -174,9 +162,9 @@ static int open_up(struct listener *listener, const struct net_tuple *tuple, str
 static void close_again(const struct listener *listener)
 {
 	if (listener->reuse_port)
-		(void)set_int(listener->fd, SOL_SOCKET, SO_REUSEPORT, listener->reuse_port);
+		(void)sockopt_set_int(listener->fd, SOL_SOCKET, SO_REUSEPORT, listener->reuse_port);
 	if (!listener->transparent)
-		(void)set_int(listener->fd, IPPROTO_IP, IP_TRANSPARENT, 0);
+		(void)sockopt_set_int(listener->fd, IPPROTO_IP, IP_TRANSPARENT, 0);
 	if (listener->waiting > listener->room)
 		(void)listen(listener->fd, (int)listener->room);
 }

@@ -49,11 +49,6 @@ void connection_free(struct connection *connection)
 	free(connection);
 }
 
-int connection_fd(const struct connection *connection)
-{
-	return connection->fd;
-}
-
 const char *connection_peer(const struct connection *connection)
 {
 	return connection->peer;

@@ -21,7 +21,6 @@ int connection_new(struct registry *registry, struct tls_context *tls, int fd, c
 		   struct connection **ret, struct error *error);
 /* An enum connection_step or a negative errno; then the peer has been told, and the error is to be logged. */
 int connection_step(struct connection *connection, struct error *error);
-int connection_fd(const struct connection *connection);
 const char *connection_peer(const struct connection *connection);
 /* Says to the peer, as far as it can be reached, why nothing comes of it. */
 void connection_refuse(struct connection *connection, int code, const char *message);

@@ -159,11 +159,6 @@ int restore_job_read(struct restore_tree *tree, struct error *error)
 	return 0;
 }
 
-pid_t restore_job_session(const struct restore_tree *tree, pid_t session)
-{
-	return restore_job_shares(tree, session) ? getsid(0) : session;
-}
-
 bool restore_job_shares(const struct restore_tree *tree, pid_t session)
 {
 	return tree->job && tree->job->session && tree->job->session == session;

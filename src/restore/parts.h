@@ -82,8 +82,6 @@ int restore_job_read(struct restore_tree *tree, struct error *error);
 void restore_job_free(struct restore_job *job);
 /* Is that session of the images the one that is shared? */
 bool restore_job_shares(const struct restore_tree *tree, pid_t session);
-/* The session of the images, or ours in place of the shared one. */
-pid_t restore_job_session(const struct restore_tree *tree, pid_t session);
 /* 0 when terminal_fd is a terminal to share. */
 int restore_job_terminal(const struct restore_tree *tree, struct error *error);
 /* Before and after the go: gives the terminal to the job; tells it of another size. Neither can fail. */

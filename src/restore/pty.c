@@ -68,7 +68,7 @@ static struct restore_pty *pty_find(const struct restore_tree *tree, uint32_t in
 	return NULL;
 }
 
-bool restore_pty_is_master(const TerminalInfo *info)
+static bool is_master(const TerminalInfo *info)
 {
 	return info->type == TERMINAL_TYPE__TERMINAL_PTY && info->id & 1 && info->pty;
 }
@@ -84,7 +84,7 @@ int restore_pty_has_master(const struct image_set *images, uint32_t id, struct e
 
 		if (r < 0)
 			return r;
-		if (restore_pty_is_master(info) && (info->id == id || info->id == (id | 1)))
+		if (is_master(info) && (info->id == id || info->id == (id | 1)))
 			return 1;
 	}
 	return 0;
@@ -166,7 +166,7 @@ static int load_info(struct restore_tree *tree, const struct image_record *recor
 	struct restore_pty *pty;
 	int r = image_unpack(record, terminal_info, &info, error);
 
-	if (r < 0 || info->type != TERMINAL_TYPE__TERMINAL_PTY || !info->pty || restore_pty_is_master(info) != masters)
+	if (r < 0 || info->type != TERMINAL_TYPE__TERMINAL_PTY || !info->pty || is_master(info) != masters)
 		return r;
 	pty = pty_find(tree, info->pty->index);
 	if (!masters) {
@@ -513,7 +513,7 @@ int restore_ptys_check(const struct image_set *images, struct image_blockers *bl
 
 		if (r < 0)
 			return r;
-		if (!restore_pty_is_master(info))
+		if (!is_master(info))
 			continue;
 		session = (pid_t)info->sid;
 		maker = info->path ? info->path : MASTER_PATH;

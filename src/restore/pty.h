@@ -41,6 +41,5 @@ int restore_pty_open(struct restore_tree *tree, const TerminalFile *message, str
 int restore_ptys_finish(struct restore_tree *tree, struct error *error);
 void restore_ptys_free(struct restore_ptys *ptys);
 
-/* Does the record describe the master of a pair that moves? And is there one for a terminal of that id, or its other end? */
-bool restore_pty_is_master(const TerminalInfo *info);
+/* Is there a record of the master of a pair that moves for a terminal of that id, or its other end? */
 int restore_pty_has_master(const struct image_set *images, uint32_t id, struct error *error);

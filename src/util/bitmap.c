@@ -46,7 +46,7 @@ void bitmap_clear_range(struct bitmap *bitmap, size_t first, size_t count)
 		bitmap->words[word] &= ~word_mask(word, first, first + count);
 }
 
-size_t bitmap_count_range(const struct bitmap *bitmap, size_t first, size_t count)
+static size_t count_range(const struct bitmap *bitmap, size_t first, size_t count)
 {
 	size_t sum = 0;
 
@@ -57,31 +57,5 @@ size_t bitmap_count_range(const struct bitmap *bitmap, size_t first, size_t coun
 
 size_t bitmap_count(const struct bitmap *bitmap)
 {
-	return bitmap_count_range(bitmap, 0, bitmap->bits);
-}
-
-static size_t next(const struct bitmap *bitmap, size_t from, uint64_t flip)
-{
-	size_t word = from / 64;
-	uint64_t bits;
-
-	if (from >= bitmap->bits)
-		return bitmap->bits;
-	bits = (bitmap->words[word] ^ flip) & UINT64_MAX << (from % 64);
-	while (!bits && (word + 1) * 64 < bitmap->bits)
-		bits = bitmap->words[++word] ^ flip;
-	if (!bits)
-		return bitmap->bits;
-	from = word * 64 + (size_t)__builtin_ctzll(bits);
-	return from < bitmap->bits ? from : bitmap->bits;
-}
-
-size_t bitmap_next_set(const struct bitmap *bitmap, size_t from)
-{
-	return next(bitmap, from, 0);
-}
-
-size_t bitmap_next_clear(const struct bitmap *bitmap, size_t from)
-{
-	return next(bitmap, from, UINT64_MAX);
+	return count_range(bitmap, 0, bitmap->bits);
 }

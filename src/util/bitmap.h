@@ -16,10 +16,6 @@ void bitmap_deinit(struct bitmap *bitmap);
 void bitmap_set_range(struct bitmap *bitmap, size_t first, size_t count);
 void bitmap_clear_range(struct bitmap *bitmap, size_t first, size_t count);
 size_t bitmap_count(const struct bitmap *bitmap);
-size_t bitmap_count_range(const struct bitmap *bitmap, size_t first, size_t count);
-/* First bit >= `from` that is set (or clear); `bits` if there is none. */
-size_t bitmap_next_set(const struct bitmap *bitmap, size_t from);
-size_t bitmap_next_clear(const struct bitmap *bitmap, size_t from);
 
 static inline bool bitmap_test(const struct bitmap *bitmap, size_t bit)
 {
