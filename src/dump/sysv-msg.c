@@ -77,17 +77,20 @@ static int read_messages(int id, IpcQueue *message, struct dump_arena *arena, st
 }
 
 static bool belongs(struct dump_context *ctx, struct dump_sysv_waits *waits, int id, const struct msqid_ds *info,
-		    IpcQueue *message, pid_t *ret_stranger)
+		    IpcQueue *message, pid_t *ret_stranger, pid_t *ret_earlier)
 {
 	static const long calls[2] = { SYS_msgrcv, SYS_msgsnd };
-	enum dump_sysv_user sender = dump_sysv_user(ctx, info->msg_lspid), receiver = dump_sysv_user(ctx, info->msg_lrpid);
+	enum dump_sysv_user sender = dump_sysv_user(ctx, info->msg_lspid, info->msg_stime);
+	enum dump_sysv_user receiver = dump_sysv_user(ctx, info->msg_lrpid, info->msg_rtime);
 
 	*ret_stranger = sender == DUMP_SYSV_STRANGER ? info->msg_lspid : receiver == DUMP_SYSV_STRANGER ? info->msg_lrpid : 0;
+	*ret_earlier = sender == DUMP_SYSV_EARLIER ? info->msg_lspid : receiver == DUMP_SYSV_EARLIER ? info->msg_lrpid : 0;
 	message->has_sender = sender == DUMP_SYSV_OURS;
 	message->sender = (uint32_t)info->msg_lspid;
 	message->has_receiver = receiver == DUMP_SYSV_OURS;
 	message->receiver = (uint32_t)info->msg_lrpid;
-	return message->has_sender || message->has_receiver || dump_sysv_waits_on(ctx, waits, (uint32_t)id, calls);
+	return message->has_sender || message->has_receiver || *ret_earlier ||
+	       dump_sysv_waits_on(ctx, waits, (uint32_t)id, calls);
 }
 
 static int dump_queue(struct dump_context *ctx, struct dump_sysv_waits *waits, int id, const struct msqid_ds *info,
@@ -96,12 +99,16 @@ static int dump_queue(struct dump_context *ctx, struct dump_sysv_waits *waits, i
 	IpcDescription desc = IPC_DESCRIPTION__INIT;
 	IpcQueue message = IPC_QUEUE__INIT;
 	struct dump_arena arena = { 0 };
-	pid_t stranger;
+	pid_t stranger, earlier;
 	int r = 0;
 
-	if (!belongs(ctx, waits, id, info, &message, &stranger))
+	if (!belongs(ctx, waits, id, info, &message, &stranger, &earlier))
 		return 0;
 	dump_sysv_describe(&info->msg_perm, (uint32_t)id, &desc);
+	if (earlier) {
+		dump_sysv_refuse_earlier(ctx, "message queue", (uint32_t)id, desc.key, earlier);
+		return 0;
+	}
 	if (stranger) {
 		dump_sysv_refuse(ctx, "message queue", (uint32_t)id, desc.key, stranger);
 		return 0;

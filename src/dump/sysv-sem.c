@@ -180,24 +180,32 @@ static int probe_process(struct dump_context *ctx, struct dump_process *process,
 
 /* ---- a set */
 
-/* Who used it last; `ret_stranger` is somebody outside of the tree, or 0. True: it belongs to the tree. */
-static bool belongs(struct dump_context *ctx, struct dump_sysv_waits *waits, int id, unsigned count, uint32_t *pids,
-		    pid_t *ret_stranger)
+/*
+ * Who used it last; `ret_stranger` is somebody outside of the tree, or 0, and `ret_earlier` one of the tree that was another
+ * one then. True: it belongs to the tree, or may do so.
+ */
+static bool belongs(struct dump_context *ctx, struct dump_sysv_waits *waits, int id, const struct semid_ds *info,
+		    uint32_t *pids, pid_t *ret_stranger, pid_t *ret_earlier)
 {
 	static const long calls[2] = { SYS_semop, SYS_semtimedop };
+	/* A value that is set names its process, too, and is a change. */
+	int64_t last = info->sem_otime > info->sem_ctime ? info->sem_otime : info->sem_ctime;
+	unsigned count = (unsigned)info->sem_nsems;
 	bool ours = false;
 
-	*ret_stranger = 0;
+	*ret_stranger = *ret_earlier = 0;
 	for (unsigned i = 0; i < count; i++) {
 		pid_t pid = (pid_t)semctl(id, (int)i, GETPID);
-		enum dump_sysv_user user = dump_sysv_user(ctx, pid);
+		enum dump_sysv_user user = dump_sysv_user(ctx, pid, last);
 
 		pids[i] = user == DUMP_SYSV_OURS ? (uint32_t)pid : 0;
 		ours |= user == DUMP_SYSV_OURS;
 		if (user == DUMP_SYSV_STRANGER)
 			*ret_stranger = pid;
+		if (user == DUMP_SYSV_EARLIER)
+			*ret_earlier = pid;
 	}
-	return ours || dump_sysv_waits_on(ctx, waits, (uint32_t)id, calls);
+	return ours || *ret_earlier || dump_sysv_waits_on(ctx, waits, (uint32_t)id, calls);
 }
 
 /* Of a stopped tree nobody waits any more: its threads were taken out of the queue. */
@@ -249,13 +257,17 @@ static int dump_set(struct dump_context *ctx, struct dump_sysv_waits *waits, int
 	union image_semun argument = { .values = values };
 	IpcSemaphores message = IPC_SEMAPHORES__INIT;
 	IpcDescription desc = IPC_DESCRIPTION__INIT;
-	pid_t stranger;
+	pid_t stranger, earlier;
 
 	if (!values || !pids)
 		return error_set(error, -ENOMEM, "out of memory");
-	if (!belongs(ctx, waits, id, count, pids, &stranger))
+	if (!belongs(ctx, waits, id, info, pids, &stranger, &earlier))
 		return 0;
 	dump_sysv_describe(&info->sem_perm, (uint32_t)id, &desc);
+	if (earlier) {
+		dump_sysv_refuse_earlier(ctx, "semaphore set", (uint32_t)id, desc.key, earlier);
+		return 0;
+	}
 	if (stranger || (is_frozen(ctx) && others_wait(id, count))) {
 		dump_sysv_refuse(ctx, "semaphore set", (uint32_t)id, desc.key, stranger);
 		return 0;

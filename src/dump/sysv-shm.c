@@ -82,8 +82,8 @@ int dump_sysv_segments(struct dump_context *ctx, struct error *error)
 		struct shmid_ds info;
 		int id = shmctl(index, SHM_STAT_ANY, &info);
 
-		if (id >= 0 && info.shm_nattch == 0 && (dump_sysv_user(ctx, info.shm_lpid) == DUMP_SYSV_OURS ||
-							dump_sysv_user(ctx, info.shm_cpid) == DUMP_SYSV_OURS))
+		if (id >= 0 && info.shm_nattch == 0 && (dump_sysv_user(ctx, info.shm_lpid, 0) == DUMP_SYSV_OURS ||
+							dump_sysv_user(ctx, info.shm_cpid, 0) == DUMP_SYSV_OURS))
 			dump_refuse(ctx, info.shm_cpid, "System V", IMAGE_KIND_SYSV_UNATTACHED, "segment %d (key 0x%08x)", id,
 				    (unsigned)info.shm_perm.__key);
 	}

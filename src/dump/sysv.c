@@ -12,26 +12,45 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "util/buffer.h"
 #include "util/cleanup.h"
 #include "util/fdio.h"
 
 #define SYSCALL_TEXT 256
+#define ROUNDING_S   2 /* seconds that two clocks read one after the other, and without fractions, may differ by */
 
 bool dump_sysv_is(const char *name)
 {
 	return name && strncmp(name, DUMP_SYSV_NAME, strlen(DUMP_SYSV_NAME)) == 0;
 }
 
-enum dump_sysv_user dump_sysv_user(const struct dump_context *ctx, pid_t pid)
+/*
+ * Has the process begun after that time? The kernel notes full seconds, of a clock that may be set: so what seems to be so may
+ * be the process's all the same.
+ */
+static bool began_after(const struct dump_process *process, int64_t last)
 {
+	struct timespec now, up;
+	int64_t age;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	clock_gettime(CLOCK_BOOTTIME, &up);
+	age = up.tv_sec - (int64_t)process->stat.start_time / sysconf(_SC_CLK_TCK);
+	return last > 0 && now.tv_sec - age > last + ROUNDING_S;
+}
+
+enum dump_sysv_user dump_sysv_user(const struct dump_context *ctx, pid_t pid, int64_t last)
+{
+	const struct dump_process *process = pid > 0 ? dump_context_find(ctx, pid) : NULL;
 	struct procfs_stat stat;
 
 	if (pid <= 0)
 		return DUMP_SYSV_NOBODY;
-	if (dump_context_find(ctx, pid))
-		return DUMP_SYSV_OURS;
+	if (process)
+		return began_after(process, last) ? DUMP_SYSV_EARLIER : DUMP_SYSV_OURS;
 	return procfs_read_stat(pid, &stat, NULL) == 0 && stat.state != 'Z' ? DUMP_SYSV_STRANGER : DUMP_SYSV_NOBODY;
 }
 
@@ -103,6 +122,11 @@ void dump_sysv_refuse(struct dump_context *ctx, const char *what, uint32_t id, u
 	if (pid && procfs_read_stat(pid, &stat, NULL) == 0)
 		snprintf(who, sizeof(who), ", as PID %d (%s) does", pid, stat.comm);
 	dump_refuse(ctx, 0, "System V", IMAGE_KIND_SYSV_OUTSIDE, "%s %u (key 0x%08x)%s", what, id, key, who);
+}
+
+void dump_sysv_refuse_earlier(struct dump_context *ctx, const char *what, uint32_t id, uint32_t key, pid_t pid)
+{
+	dump_refuse(ctx, pid, "System V", IMAGE_KIND_SYSV_EARLIER, "%s %u (key 0x%08x)", what, id, key);
 }
 
 int dump_sysv(struct dump_context *ctx, struct error *error)

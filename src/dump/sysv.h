@@ -44,8 +44,10 @@ enum dump_sysv_user {
 	DUMP_SYSV_NOBODY,   /* no PID, or one of a process that is gone */
 	DUMP_SYSV_OURS,
 	DUMP_SYSV_STRANGER,
+	DUMP_SYSV_EARLIER, /* that of a process of the tree, which has begun only after `last` */
 };
-enum dump_sysv_user dump_sysv_user(const struct dump_context *ctx, pid_t pid);
+/* `last`: when the object was used last, by the kernel's clock of the time of day; 0: not known. */
+enum dump_sysv_user dump_sysv_user(const struct dump_context *ctx, pid_t pid, int64_t last);
 
 /* Threads of the tree that are in a system call on sets or queues: found when first asked for, which takes 10 us a thread. */
 struct dump_sysv_waits {
@@ -63,3 +65,5 @@ bool dump_sysv_waits_on(struct dump_context *ctx, struct dump_sysv_waits *waits,
 void dump_sysv_describe(const struct ipc_perm *perm, uint32_t id, IpcDescription *ret);
 /* The blocker for an object that a process outside of the tree uses, too. `pid` 0: it is not known which. */
 void dump_sysv_refuse(struct dump_context *ctx, const char *what, uint32_t id, uint32_t key, pid_t pid);
+/* The same for one whose last user has had the number that a process of the tree has now. */
+void dump_sysv_refuse_earlier(struct dump_context *ctx, const char *what, uint32_t id, uint32_t key, pid_t pid);

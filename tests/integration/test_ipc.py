@@ -5,6 +5,7 @@ it is.
 import contextlib
 import re
 import subprocess
+import time
 
 import pytest
 from hosts import wait_until
@@ -214,3 +215,28 @@ def test_used_by_a_stranger(two_hosts, page_server, start_victim, kind):
         result = send(a, page_server, victim.pid)
         assert result.status == 1 and "python3" in result.text(), result.text()
         assert not objects(b)
+
+
+USES = {"semaphore set": "i = c.semget(0, 1, 0o1600); c.semop(i, (ctypes.c_short * 3)(0, 1, 0), 1)",
+        "message queue": "i = c.msgget(0, 0o1600); c.msgsnd(i, (ctypes.c_long * 2)(1, 2), 8, 0)"}
+
+
+def test_used_by_an_earlier_process(two_hosts, page_server):
+    """A process that got the number of one that has ended is not taken for it."""
+    a, b, _ = two_hosts
+
+    def run_as(pid, command):
+        a.run(["sh", "-c", f"echo {pid - 1} > /proc/sys/kernel/ns_last_pid; {command}"])
+
+    for pid, use in zip((5000, 5100), USES.values()):
+        run_as(pid, f"python3 -c 'import ctypes; c = ctypes.CDLL(None); {use}'; :")
+    used = time.time()
+    wait_until(lambda: time.time() > used + 4, 10, "a while has passed")
+    for pid, kind in zip((5000, 5100), USES):
+        run_as(pid, "setsid sleep 100 >/dev/null 2>&1 </dev/null & :")
+        wait_until(lambda pid=pid: a.tree(pid), 5, "the process runs")
+        before = objects(a)
+        result = send(a, page_server, pid)
+        assert result.status == 1 and re.search(f"{kind} .* before the process began", result.text()), result.text()
+        assert objects(a) == before and not objects(b)
+        a.kill(pid)
