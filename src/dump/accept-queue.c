@@ -46,14 +46,22 @@ struct taking {
 void dump_accept_queue_prepare(struct dump_context *ctx)
 {
 	struct dump_accept_queue *queue;
+	struct net_queue *tried = NULL;
 	struct error why = ERROR_INIT;
+	int r;
 
 	if (ctx->accept_queue || !ctx->target_queues || !ctx->lock || !ctx->options->tcp_established)
 		return;
 	queue = calloc(1, sizeof(*queue));
 	if (!queue)
 		return;
-	if (net_queue_probe(&why) == 0 && dump_holder_start(&queue->holder, &why) == 0) {
+	r = net_queue_new(&tried, &why);
+	if (r == 0)
+		r = net_queue_try(tried, &why);
+	net_queue_free(tried);
+	if (r == 0)
+		r = dump_holder_start(&queue->holder, &why);
+	if (r == 0) {
 		if (ctx->queue_holder)
 			atomic_store(ctx->queue_holder, queue->holder.pid);
 		ctx->accept_queue = queue;

@@ -18,6 +18,7 @@
 #include "util/cleanup.h"
 
 struct attempt {
+	const struct net_queue *queue; /* borrowed */
 	int result;
 	struct error error;
 };
@@ -37,7 +38,7 @@ static int listen_here(int *ret_fd, struct sockaddr_in *ret_address)
 	return 0;
 }
 
-static int attempt_once(struct error *error)
+static int attempt_once(const struct net_queue *other, struct error *error)
 {
 	struct sockaddr_in local, remote = { .sin_family = AF_INET, .sin_port = htons(9),
 					     .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
@@ -54,7 +55,7 @@ static int attempt_once(struct error *error)
 		return error_set_errno(error, r, "a network namespace to try it in");
 	waiting.tuple = tuples.list.items[0];
 	net_tuples_deinit(&tuples);
-	r = net_queue_new(&queue, error);
+	r = net_queue_clone(other, &queue, error);
 	if (r < 0)
 		return r;
 	r = net_queue_put(queue, listener, &waiting, error);
@@ -69,7 +70,7 @@ static void *attempt_run(void *argument)
 {
 	struct attempt *attempt = argument;
 
-	attempt->result = attempt_once(&attempt->error);
+	attempt->result = attempt_once(attempt->queue, &attempt->error);
 	return NULL;
 }
 
@@ -84,9 +85,9 @@ static int read_setting(const char *name)
 	return file && fscanf(file, "%d", &value) == 1 ? value : 0;
 }
 
-int net_queue_probe(struct error *error)
+int net_queue_try(const struct net_queue *queue, struct error *error)
 {
-	struct attempt attempt = { .error = ERROR_INIT };
+	struct attempt attempt = { .queue = queue, .error = ERROR_INIT };
 	pthread_t thread;
 	int r;
 

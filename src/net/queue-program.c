@@ -250,15 +250,18 @@ static int update(int map, const void *value)
 	return bpf(BPF_MAP_UPDATE_ELEM, &attributes);
 }
 
-static int attach(struct net_queue_program *program)
+int net_queue_program_attach(struct net_queue_program *program, struct error *error)
 {
 	union bpf_attr attributes = { .link_create = {
 		.prog_fd = (uint32_t)program->program, .target_ifindex = if_nametoindex("lo"),
 		.attach_type = TCX_INGRESS, .flags = TCX_BEFORE } };
-	int r = bpf(BPF_LINK_CREATE, &attributes);
+	int r;
 
+	if (program->link >= 0)
+		return 0;
+	r = bpf(BPF_LINK_CREATE, &attributes);
 	if (r < 0)
-		return r;
+		return error_set_errno(error, r, "cannot put a BPF program at the loopback device");
 	program->link = r;
 	return 0;
 }
@@ -279,10 +282,17 @@ int net_queue_program_load(struct net_queue_program *program, uint32_t mark, str
 	if (r < 0)
 		return error_set_errno(error, r, "cannot make a BPF map");
 	r = load_program(program, mark, function);
-	if (r < 0)
-		return error_set_errno(error, r, "the kernel does not take the BPF program for connections that wait");
-	r = attach(program);
-	return r < 0 ? error_set_errno(error, r, "cannot put a BPF program at the loopback device") : 0;
+	return r < 0 ? error_set_errno(error, r, "the kernel does not take the BPF program for connections that wait") : 0;
+}
+
+int net_queue_program_clone(const struct net_queue_program *program, struct net_queue_program *ret, struct error *error)
+{
+	ret->cookie = program->cookie;
+	ret->order_map = fcntl(program->order_map, F_DUPFD_CLOEXEC, 0);
+	ret->listener_map = fcntl(program->listener_map, F_DUPFD_CLOEXEC, 0);
+	ret->program = fcntl(program->program, F_DUPFD_CLOEXEC, 0);
+	return ret->order_map < 0 || ret->listener_map < 0 || ret->program < 0 ?
+		       error_set_errno(error, -errno, "copying descriptors") : 0;
 }
 
 static void close_one(int *fd)

@@ -24,14 +24,18 @@ struct net_queue_program {
 	int order_map;	/* owned, as the others; -1: none */
 	int listener_map;
 	int program;
-	int link; /* to the loopback device of a network namespace */
+	int link; /* to the loopback device of a network namespace; -1: not there yet */
 	uint32_t cookie; /* SO_PRIORITY of the packets that are meant */
 };
 
 #define NET_QUEUE_PROGRAM_INIT { .order_map = -1, .listener_map = -1, .program = -1, .link = -1 }
 
-/* Makes the program, and puts it at the loopback device of the caller's network namespace. `mark`: of the packets meant. */
+/* Makes the program: some 20 ms, most of it for the kernel's types. `mark`: of the packets meant. */
 int net_queue_program_load(struct net_queue_program *program, uint32_t mark, struct error *error);
+/* The same program, to be put elsewhere: the two are not used at the same time. */
+int net_queue_program_clone(const struct net_queue_program *program, struct net_queue_program *ret, struct error *error);
+/* Puts it at the loopback device of the caller's network namespace, unless it is there. */
+int net_queue_program_attach(struct net_queue_program *program, struct error *error);
 void net_queue_program_deinit(struct net_queue_program *program);
 
 /* The next packet that carries mark and cookie ends a handshake of `listener`. */

@@ -41,7 +41,7 @@
 
 struct net_queue {
 	struct net_queue_program program;
-	int raw[2]; /* IPv4, IPv6; owned, -1: not made yet */
+	int raw[2]; /* IPv4, IPv6; owned, -1: not made yet, as the next */
 	int diag;   /* owned */
 };
 
@@ -53,18 +53,34 @@ struct listener {
 	uint32_t room;		     /* of before */
 };
 
-int net_queue_new(struct net_queue **ret, struct error *error)
+static struct net_queue *make(void)
 {
 	struct net_queue *queue = calloc(1, sizeof(*queue));
-	int r;
 
-	if (!queue)
-		return error_set(error, -ENOMEM, "out of memory");
-	queue->program = (struct net_queue_program)NET_QUEUE_PROGRAM_INIT;
-	queue->raw[0] = queue->raw[1] = -1;
-	queue->diag = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
-	r = queue->diag < 0 ? error_set_errno(error, -errno, "cannot ask for sockets") :
-			      net_queue_program_load(&queue->program, NET_LOCK_MARK, error);
+	if (queue)
+		*queue = (struct net_queue){ .program = NET_QUEUE_PROGRAM_INIT, .raw = { -1, -1 }, .diag = -1 };
+	return queue;
+}
+
+int net_queue_new(struct net_queue **ret, struct error *error)
+{
+	struct net_queue *queue = make();
+	int r = queue ? net_queue_program_load(&queue->program, NET_LOCK_MARK, error) :
+			error_set(error, -ENOMEM, "out of memory");
+
+	if (r < 0)
+		net_queue_free(queue);
+	else
+		*ret = queue;
+	return r;
+}
+
+int net_queue_clone(const struct net_queue *other, struct net_queue **ret, struct error *error)
+{
+	struct net_queue *queue = make();
+	int r = queue ? net_queue_program_clone(&other->program, &queue->program, error) :
+			error_set(error, -ENOMEM, "out of memory");
+
 	if (r < 0)
 		net_queue_free(queue);
 	else
@@ -219,6 +235,21 @@ static int put_first(struct net_queue *queue, int raw, int listener, const struc
 	return found < 0 ? error_set_errno(error, (int)found, "looking at a connection that waits") : 0;
 }
 
+/* The next one; an urgent byte is the first of its own. */
+static struct net_segment next_segment(const struct net_waiting *waiting, uint32_t done)
+{
+	struct net_segment segment = segment_of(waiting);
+	size_t left = waiting->size - done;
+
+	segment.sequence += done;
+	segment.data = waiting->data + done;
+	if (waiting->has_urgent && done < waiting->urgent)
+		left = waiting->urgent - done;
+	segment.urgent = waiting->has_urgent && done == waiting->urgent;
+	segment.size = left < NET_SEGMENT_MAX ? left : NET_SEGMENT_MAX;
+	return segment;
+}
+
 /* All that fits is sent, and sent again from where the kernel is, when it does not go on. */
 static int put_data(struct net_queue *queue, int raw, const struct net_waiting *waiting, struct error *error)
 {
@@ -226,8 +257,7 @@ static int put_data(struct net_queue *queue, int raw, const struct net_waiting *
 	uint32_t done = UINT32_MAX;
 
 	while ((there = look(queue, &waiting->tuple)) >= 0 && (uint64_t)there < waiting->size) {
-		size_t rest_size = waiting->size - (size_t)there;
-		struct net_segment segment = segment_of(waiting);
+		struct net_segment segment;
 		int r;
 
 		if (clock_now_ns() >= deadline)
@@ -239,9 +269,7 @@ static int put_data(struct net_queue *queue, int raw, const struct net_waiting *
 		}
 		done = (uint32_t)there;
 		sent_at = clock_now_ns();
-		segment.sequence += done;
-		segment.data = waiting->data + done;
-		segment.size = rest_size < NET_SEGMENT_MAX ? rest_size : NET_SEGMENT_MAX;
+		segment = next_segment(waiting, done);
 		r = net_segment_send(raw, &segment);
 		if (r < 0)
 			return error_set_errno(error, r, "sending a packet to ourselves");
@@ -272,26 +300,36 @@ static bool is_link_local(const struct net_tuple *tuple)
 	return tuple->family == AF_INET6 && tuple->remote.ip[0] == 0xfe && (tuple->remote.ip[1] & 0xc0) == 0x80;
 }
 
+/* What belongs to a network namespace. */
+static int begin(struct net_queue *queue, sa_family_t family, struct error *error)
+{
+	int *raw = &queue->raw[family == AF_INET6], r = net_queue_program_attach(&queue->program, error);
+
+	if (r == 0 && queue->diag < 0)
+		queue->diag = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+	if (r == 0 && queue->diag < 0)
+		r = error_set_errno(error, -errno, "cannot ask for sockets");
+	return r == 0 && *raw < 0 ? net_segment_socket(family, queue->program.cookie, raw, error) : r;
+}
+
 int net_queue_put(struct net_queue *queue, int listener, const struct net_waiting *waiting, struct error *error)
 {
 	const struct net_tuple *tuple = &waiting->tuple;
 	struct listener place = { .fd = listener };
-	int *raw = &queue->raw[tuple->family == AF_INET6];
-	int r;
+	int raw, r;
 
 	if (is_link_local(tuple))
 		return error_set(error, -EADDRNOTAVAIL, "a connection that waits belongs to an interface of its own");
-	if (*raw < 0) {
-		r = net_segment_socket(tuple->family, queue->program.cookie, raw, error);
-		if (r < 0)
-			return r;
-	}
+	r = begin(queue, tuple->family, error);
+	if (r < 0)
+		return r;
+	raw = queue->raw[tuple->family == AF_INET6];
 	r = open_up(&place, tuple, error);
 	if (r == 0)
-		r = put_first(queue, *raw, listener, waiting, error);
+		r = put_first(queue, raw, listener, waiting, error);
 	net_queue_program_disarm(&queue->program);
 	close_again(&place);
 	if (r == 0)
-		r = put_data(queue, *raw, waiting, error);
-	return r < 0 ? r : put_end(queue, *raw, waiting, error);
+		r = put_data(queue, raw, waiting, error);
+	return r < 0 ? r : put_end(queue, raw, waiting, error);
 }

@@ -32,6 +32,8 @@ int net_waiting_read(const TcpStream *stream, uint32_t state, sa_family_t family
 	ret->microseconds = stream->opt_mask & TCPI_OPT_USEC_TS;
 	ret->send_scale = ret->scales ? (uint8_t)stream->snd_wscale : 0;
 	ret->receive_scale = ret->scales ? (uint8_t)stream->rcv_wscale : 0;
+	ret->has_urgent = stream->has_urgent;
+	ret->urgent = stream->urgent;
 	ret->finished = finished;
 	ret->reset = state == TCP_CLOSE;
 	ret->data = data;

@@ -76,6 +76,8 @@ static int layout(struct session *session, unsigned depth, struct error *error)
 	if (!session->tree) {
 		r = restore_tree_new(&session->restore, session->log, &session->tree, error);
 		if (r == 0)
+			session->tree->queue = session->queue;
+		if (r == 0)
 			r = freezer_make(session, error);
 		if (r == 0)
 			r = session_journal(session, JOURNAL_STARTED, error);

@@ -36,14 +36,14 @@ static void check_memory(struct session *session, uint64_t wanted, uint64_t avai
 	session->claimed = wanted;
 }
 
-/* Asked for where there are listening sockets: trying it out takes some 40 ms. */
-static bool can_queue(const struct session *session)
+/* Found out where there are listening sockets: it takes some 40 ms. What it takes to do it is kept for the freeze. */
+static bool can_queue(struct session *session)
 {
 	struct error why = ERROR_INIT;
 
 	if (!session->net_lock || session->restore.tcp_close)
 		return false;
-	if (net_queue_probe(&why) == 0)
+	if (net_queue_new(&session->queue, &why) == 0 && net_queue_try(session->queue, &why) == 0)
 		return true;
 	log_debug(session->log, "session %s: no connections that nobody has accepted: %s", session->text, why.message);
 	return false;

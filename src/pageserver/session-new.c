@@ -9,6 +9,7 @@
 #include <sys/eventfd.h>
 
 #include "net/lock.h"
+#include "net/queue.h"
 #include "util/cleanup.h"
 
 static int session_new(struct registry *registry, const uint8_t *id, const char *peer, struct session **ret,
@@ -60,6 +61,7 @@ void session_free(struct session *session)
 	image_set_free(session->images);
 	freezer_free(session->freezer);
 	net_lock_free(session->net_lock);
+	net_queue_free(session->queue);
 	net_tuples_deinit(&session->tuples);
 	buffer_deinit(&session->packets);
 	restore_locks_free(session->locks);

@@ -69,6 +69,7 @@ static int put(struct net_queue *queue, int fd, const WaitingConnection *message
 
 int restore_accept_queue_fill(struct restore_tree *tree, const InetSocket *message, int fd, struct error *error)
 {
+	struct net_queue *queue = tree->queue;
 	size_t cursor = 0;
 	int r = 0;
 
@@ -76,8 +77,10 @@ int restore_accept_queue_fill(struct restore_tree *tree, const InetSocket *messa
 		return 0;
 	if (!tree->options->tcp_established)
 		return error_set(error, -EPERM, "a TCP connection came along: use --tcp-established, or --tcp-close");
-	if (!tree->files->queue)
+	if (!queue && !tree->files->queue)
 		r = net_queue_new(&tree->files->queue, error);
+	if (!queue)
+		queue = tree->files->queue;
 	while (r >= 0) {
 		_cleanup_message_ WaitingConnection *waiting = NULL;
 		const struct image_record *data;
@@ -85,7 +88,7 @@ int restore_accept_queue_fill(struct restore_tree *tree, const InetSocket *messa
 		r = next(tree->images, message->ino, &cursor, &waiting, &data, error);
 		if (r <= 0)
 			break;
-		r = put(tree->files->queue, fd, waiting, data, error);
+		r = put(queue, fd, waiting, data, error);
 	}
 	return r;
 }
@@ -119,7 +122,11 @@ void restore_accept_queue_check(const struct image_set *images, struct image_blo
 {
 	struct image_kind_facts facts = image_kind_get(IMAGE_KIND_TCP_WAITING);
 	struct error why = ERROR_INIT;
+	struct net_queue *queue = NULL;
 
-	if (restore_accept_queue_is_needed(images) && net_queue_probe(&why) < 0)
+	if (!restore_accept_queue_is_needed(images))
+		return;
+	if (net_queue_new(&queue, &why) < 0 || net_queue_try(queue, &why) < 0)
 		image_blockers_add(blockers, 0, "address", facts.cause, facts.remedy, "%s", why.message);
+	net_queue_free(queue);
 }

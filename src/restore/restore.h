@@ -50,7 +50,8 @@ struct restore_mm;     /* mm.c: the layout as it is now */
 struct restore_host;   /* parts.h: what does not change about this machine and program */
 struct restore_ptys;   /* pty.c: pseudo-terminals that came with the tree */
 struct restore_job;    /* job.c: the terminal and session that are shared */
-struct net_lock;       /* net/lock.h */
+struct net_lock;
+struct net_queue;       /* net/lock.h */
 
 /* Whose child the root of the tree becomes. */
 enum restore_parentage {
@@ -113,6 +114,7 @@ struct restore_tree {
 					       /* so a child can be made when its parent has its pages, and shares them. */
 					       /* UINT_MAX unless the caller sets it; restore_tree_finish() makes all */
 	struct net_lock *lock;                 /* stops TCP connections until the go, which releases it; borrowed or NULL */
+	struct net_queue *queue;               /* for connections that nobody has accepted; borrowed, NULL: made when needed */
 	struct restore_files *files;           /* owned by files.c, made on first use */
 	struct restore_shared *shared;         /* owned by shared-memory.c, made on first use */
 	struct image_ipcs *sysv;               /* System V objects made so far, owned by sysv.c; NULL: none */

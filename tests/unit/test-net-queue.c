@@ -34,6 +34,7 @@ static uint8_t data[LONG];
 static int enter_namespace(void **state)
 {
 	struct ifreq request = { .ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING };
+	struct net_queue *queue = NULL;
 	struct error error = ERROR_INIT;
 	int fd;
 
@@ -46,10 +47,11 @@ static int enter_namespace(void **state)
 	fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	assert_int_equal(ioctl(fd, SIOCSIFFLAGS, &request), 0);
 	close(fd);
-	if (net_queue_probe(&error) < 0) {
+	if (net_queue_new(&queue, &error) < 0 || net_queue_try(queue, &error) < 0) {
 		print_message("this kernel cannot: %s\n", error.message);
 		*state = (void *)1;
 	}
+	net_queue_free(queue);
 	return 0;
 }
 
