@@ -8,7 +8,8 @@
  *
  * Happy path, with the lock on (src/net): enter; windows, sequence numbers, clock; peek at both queues; leave; put
  * SO_REUSEADDR back. The queues are peeked at with urgent data in the line and no offset, whatever the program has set.
- * What has come out of order is not told, and not acknowledged for good: the peer sends it again.
+ * What has come out of order is not told, and not acknowledged for good: the peer sends it again. An urgent byte is one of the
+ * receive queue; where it is, and whether it was read, is found out by the look into that.
  *
  * Failure modes. Data that came between the questions, as nothing kept it off: -EAGAIN.
  */
@@ -64,10 +65,15 @@ int dump_tcp_mend(const struct dump_tcp_mark *mark)
 	pid_t pid = atomic_load(&mark->pid);
 	_cleanup_fd_ int pidfd = pid ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
 	_cleanup_fd_ int fd = pidfd < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, pidfd, mark->number, 0);
+	int r;
 
 	if (pid == 0)
 		return 0;
-	return fd < 0 ? -errno : leave(fd, mark);
+	r = fd < 0 ? -errno : leave(fd, mark);
+	/* Moved while there was an urgent byte. Where TCP has no such offset, it was not. */
+	if (r == 0 && mark->peek_offset < 0)
+		(void)sockopt_set_int(fd, SOL_SOCKET, SO_PEEK_OFF, -1);
+	return r;
 }
 
 /* The sequence number behind a queue, which is selected for reading. */
@@ -82,11 +88,8 @@ static int select_queue(int fd, int queue, uint32_t *ret_next)
 	return r;
 }
 
-/*
- * Appends the last `size` bytes of the selected queue. Of the send queue the kernel gives whole segments, of which the first
- * may be acknowledged in part.
- */
-static int peek(int fd, uint32_t size, uint32_t slack, struct buffer *data)
+/* The send queue, which is selected: the kernel gives whole segments, of which the first may be acknowledged in part. */
+static int peek_written(int fd, uint32_t size, struct buffer *data)
 {
 	size_t before = data->size;
 	uint8_t *place;
@@ -96,10 +99,10 @@ static int peek(int fd, uint32_t size, uint32_t slack, struct buffer *data)
 		return 0;
 	if (size > QUEUE_MAX)
 		return -EMSGSIZE;
-	place = buffer_extend(data, size + slack);
+	place = buffer_extend(data, size + SEGMENT_MAX);
 	if (!place)
 		return -ENOMEM;
-	got = recv(fd, place, size + slack, MSG_PEEK | MSG_DONTWAIT);
+	got = recv(fd, place, size + SEGMENT_MAX, MSG_PEEK | MSG_DONTWAIT);
 	if (got < 0)
 		return -errno;
 	if ((size_t)got < size)
@@ -107,6 +110,49 @@ static int peek(int fd, uint32_t size, uint32_t slack, struct buffer *data)
 	memmove(place, place + ((size_t)got - size), size);
 	data->size = before + size;
 	return 0;
+}
+
+static bool has_unread_urgent(int fd)
+{
+	struct pollfd urgent = { .fd = fd, .events = POLLPRI };
+
+	return poll(&urgent, 1, 0) > 0 && urgent.revents & POLLPRI;
+}
+
+/*
+ * The receive queue, which is selected. A look into it ends in front of an urgent byte, unless it begins there: so it shows where
+ * that is, and another one shows the rest.
+ */
+static int peek_received(int fd, TcpStream *message, struct buffer *data)
+{
+	uint32_t size = message->inq_len;
+	int at_mark = 0, r = 0;
+	uint8_t *place;
+	ssize_t got, more = 0;
+
+	message->has_urgent = message->has_urgent_read = false;
+	if (size == 0)
+		return 0;
+	if (size > QUEUE_MAX)
+		return -EMSGSIZE;
+	place = buffer_extend(data, size);
+	if (!place)
+		return -ENOMEM;
+	got = recv(fd, place, size, MSG_PEEK | MSG_DONTWAIT);
+	if (got < 0)
+		return -errno;
+	if ((size_t)got < size) {
+		r = sockopt_set_int(fd, SOL_SOCKET, SO_PEEK_OFF, (int)got);
+		if (r == 0 && (more = recv(fd, place + got, size - (size_t)got, MSG_PEEK | MSG_DONTWAIT)) < 0)
+			r = -errno;
+		if (sockopt_set_int(fd, SOL_SOCKET, SO_PEEK_OFF, -1) < 0 || (r == 0 && (size_t)(got + more) < size))
+			r = r < 0 ? r : -EAGAIN;
+	}
+	message->has_urgent = (size_t)got < size || (ioctl(fd, SIOCATMARK, &at_mark) == 0 && at_mark);
+	message->urgent = (size_t)got < size ? (uint32_t)got : 0;
+	message->has_urgent_read = message->has_urgent;
+	message->urgent_read = message->has_urgent && !has_unread_urgent(fd);
+	return r;
 }
 
 /* A FIN has a sequence number, but is no byte. */
@@ -128,11 +174,11 @@ static int read_queues(int fd, bool fin_sent, TcpStream *message, struct buffer 
 	message->has_fin_unsent = message->fin_unsent = fin_sent && unsent > 0;
 	r = select_queue(fd, TCP_RECV_QUEUE, &message->inq_seq);
 	if (r == 0)
-		r = peek(fd, message->inq_len, 0, data);
+		r = peek_received(fd, message, data);
 	if (r == 0)
 		r = select_queue(fd, TCP_SEND_QUEUE, &message->outq_seq);
 	if (r == 0)
-		r = peek(fd, message->outq_len, SEGMENT_MAX, data);
+		r = peek_written(fd, message->outq_len, data);
 	return r;
 }
 
@@ -177,18 +223,16 @@ static void note_options(const struct tcp_info *info, const struct image_socket_
 
 enum image_kind dump_tcp_kind(int fd)
 {
-	struct pollfd urgent = { .fd = fd, .events = POLLPRI };
 	char protocol[32] = "";
 	socklen_t size = sizeof(protocol) - 1;
-	int mark = 0;
+	int offset;
 
 	if (image_tcp_is_in_repair(fd))
 		return IMAGE_KIND_TCP_REPAIR;
 	if (getsockopt(fd, IPPROTO_TCP, TCP_ULP, protocol, &size) == 0 && size > 0 && protocol[0])
 		return IMAGE_KIND_TCP_ULP;
-	if (poll(&urgent, 1, 0) > 0 && urgent.revents & POLLPRI)
-		return IMAGE_KIND_TCP_UNREAD_URGENT;
-	if (ioctl(fd, SIOCATMARK, &mark) == 0 && mark)
+	/* peek_received() needs it. */
+	if (has_unread_urgent(fd) && sockopt_read_int(fd, SOL_SOCKET, SO_PEEK_OFF, &offset) < 0)
 		return IMAGE_KIND_TCP_UNREAD_URGENT;
 	return IMAGE_KIND_TCP_CONNECTION;
 }

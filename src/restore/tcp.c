@@ -7,7 +7,7 @@
  * that: nothing of ours has to live for a connection to be whole.
  *
  * Happy path. Buffers large enough; bind, with an address that may come to this host only later; sequence numbers; connect;
- * what was negotiated; the receive queue; what was sent, then what was not. While the window of the peer is not known yet it is
+ * what was negotiated; the receive queue (tcp-urgent.c); what was sent, then what was not. While the window of the peer is not known yet it is
  * 0, so the latter stays unsent also outside of repair mode, in which alone it can be queued as such. Then windows, FIN, sizes.
  *
  * One byte that is acknowledged already is queued before what was sent: a new socket knows no round-trip time, and waits
@@ -36,6 +36,7 @@
 #include "image/tcp-repair.h"
 #include "net/lock.h"
 #include "restore/tcp-tuples.h"
+#include "restore/tcp-urgent.h"
 #include "tcp-stream.pb-c.h"
 #include "util/cleanup.h"
 #include "util/parallel.h"
@@ -78,7 +79,8 @@ static int read_stream(const struct image_set *images, uint32_t ino, struct stre
 	if (r < 0)
 		return r;
 	message = ret->message;
-	if (message->inq_len > QUEUE_MAX || message->outq_len > QUEUE_MAX || message->unsq_len > message->outq_len)
+	if (message->inq_len > QUEUE_MAX || message->outq_len > QUEUE_MAX || message->unsq_len > message->outq_len ||
+	    (message->has_urgent && message->urgent >= message->inq_len))
 		return error_set(error, -EPROTO, "the queues of connection %u are damaged", ino);
 	wanted = (size_t)message->inq_len + message->outq_len;
 	data = wanted ? image_set_next(images, IMAGE_TCP_STREAM, ino, &cursor) : NULL;
@@ -194,17 +196,30 @@ static int put_unsent(int fd, const InetSocket *socket, const struct stream *str
 	return r < 0 ? r : image_tcp_set(fd, IMAGE_TCP_REPAIR);
 }
 
-static int fill_queues(int fd, const InetSocket *socket, const struct stream *stream)
+static int put_received(int fd, const struct stream *stream, struct error *error)
+{
+	const TcpStream *message = stream->message;
+	uint32_t plain = message->has_urgent ? message->urgent : message->inq_len;
+	int r = sockopt_set_int(fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_RECV_QUEUE);
+
+	if (r == 0)
+		r = put(fd, stream->received, plain);
+	if (r < 0 || !message->has_urgent)
+		return r;
+	r = restore_tcp_put_urgent(fd, stream->received[plain], message->urgent_read, error);
+	if (r == 0)
+		r = sockopt_set_int(fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_RECV_QUEUE);
+	return r < 0 ? r : put(fd, stream->received + plain + 1, message->inq_len - plain - 1);
+}
+
+static int fill_queues(int fd, const InetSocket *socket, const struct stream *stream, struct error *error)
 {
 	const TcpStream *message = stream->message;
 	bool unsent = message->unsq_len > 0 || message->fin_unsent;
 	int r = 0;
 
-	if (message->inq_len > 0) {
-		r = sockopt_set_int(fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_RECV_QUEUE);
-		if (r == 0)
-			r = put(fd, stream->received, message->inq_len);
-	}
+	if (message->inq_len > 0)
+		r = put_received(fd, stream, error);
 	if (r == 0)
 		r = sockopt_set_int(fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE);
 	if (r == 0 && is_waiting(socket, stream))
@@ -241,7 +256,7 @@ static int make_connected(int fd, const InetSocket *socket, const struct stream 
 	r = negotiate(fd, stream->message);
 	if (r < 0)
 		return error_set_errno(error, r, "setting what a connection has negotiated");
-	r = fill_queues(fd, socket, stream);
+	r = fill_queues(fd, socket, stream, error);
 	if (r < 0)
 		return error_set_errno(error, r, "filling the queues of a connection");
 	r = set_windows(fd, stream->message);

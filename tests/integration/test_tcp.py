@@ -482,25 +482,3 @@ def read_exactly(connection, size):
         assert more, f"the end after {data}"
         data += more
     return data
-
-
-def test_unread_urgent_data(two_hosts, lan, address, page_server, start_victim):
-    """A byte out of line has no way into the target's socket: it is waited for, then named; once it is read, all moves."""
-    a, b, _ = two_hosts
-    victim = start_victim(a, "tcp-echo", PORT)
-    connection = lan.hosts[0].connect(lan.service, PORT, timeout=20)
-    connection.send(b"before")
-    connection.send(b"!", socket.MSG_OOB)
-    assert read_exactly(connection, 6) == b"before"
-    refused = send(a, page_server, victim.pid)
-    assert refused.status == 1 and "urgent data waits to be read" in refused.stderr, refused.text()
-    connection.send(b"behind")
-    assert read_exactly(connection, 6) == b"behind"
-    with address.goes_to(b) as hook:
-        done = send(a, page_server, victim.pid, hook=hook)
-    assert done.status == 0, done.text()
-    victim.host = b
-    connection.send(b"there")
-    assert read_exactly(connection, 5) == b"there"
-    connection.close()
-    victim.check(b)
