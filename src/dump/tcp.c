@@ -120,8 +120,8 @@ static bool has_unread_urgent(int fd)
 }
 
 /*
- * The receive queue, which is selected. A look into it ends in front of an urgent byte, unless it begins there: so it shows where
- * that is, and another one shows the rest.
+ * The receive queue, which is selected. A look into it ends in front of an urgent byte, unless it begins there: so it shows
+ * where that is, and another one shows the rest.
  */
 static int peek_received(int fd, TcpStream *message, struct buffer *data)
 {

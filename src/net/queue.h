@@ -5,7 +5,8 @@
  *
  * Packets of such a connection have to be stopped by a lock (net/lock.h) while it is made: the kernel acknowledges what it is
  * given. Calls block for some hundred microseconds a connection, the first one for some 10 ms, 2 s at most; one thread uses an
- * object, and from the first connection on in one network namespace. Whoever dies leaves nothing behind but what is in queues already.
+ * object, and from the first connection on in one network namespace. Whoever dies leaves nothing behind but what is in queues
+ * already.
  *
  * Relies on what queue-program.h and segment.h name; net_queue_try() finds out.
  */

@@ -107,7 +107,7 @@ struct session {
 	struct image_set *images;          /* records of the last layout; owned */
 	struct lazy *ready_lazy;           /* with its keeper, to become `lazy` at the PREPARE; owned */
 	struct freezer *freezer;           /* owned; NULL: no cgroup v2 here */
-	struct net_queue *queue;           /* for TCP connections that nobody has accepted; owned, NULL: it has none, or cannot */
+	struct net_queue *queue;           /* for connections nobody has accepted; owned, NULL: it cannot, or none listens */
 	struct net_lock *net_lock;         /* on its TCP sockets; owned, NULL: it has none, or */
 	struct net_tuples tuples;          /* what it has been engaged with; owned */
 	struct buffer packets;             /* that the source has held up; owned */

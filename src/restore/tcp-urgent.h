@@ -8,7 +8,8 @@
 #include "util/error.h"
 
 /*
- * The next byte of the receive queue of `fd`, which is in repair mode and has nothing in its send queue yet, is `byte`, and urgent;
- * with `read`, the program has read it out of line. Its packets are stopped. Leaves its windows to be set, and no queue selected.
+ * The next byte of the receive queue of `fd`, which is in repair mode and has nothing in its send queue yet, is `byte`, and
+ * urgent; with `read`, the program has read it out of line. Its packets are stopped. Leaves its windows to be set, and no
+ * queue selected.
  */
 int restore_tcp_put_urgent(int fd, uint8_t byte, bool read, struct error *error);

@@ -7,8 +7,9 @@
  * that: nothing of ours has to live for a connection to be whole.
  *
  * Happy path. Buffers large enough; bind, with an address that may come to this host only later; sequence numbers; connect;
- * what was negotiated; the receive queue (tcp-urgent.c); what was sent, then what was not. While the window of the peer is not known yet it is
- * 0, so the latter stays unsent also outside of repair mode, in which alone it can be queued as such. Then windows, FIN, sizes.
+ * what was negotiated; the receive queue (tcp-urgent.c); what was sent, then what was not. While the window of the peer is not
+ * known yet it is 0, so the latter stays unsent also outside of repair mode, in which alone it can be queued as such. Then
+ * windows, FIN, sizes.
  *
  * One byte that is acknowledged already is queued before what was sent: a new socket knows no round-trip time, and waits
  * seconds before it sends again what was lost between freeze and go. With that byte the first acknowledgement, which the probe
