@@ -7,10 +7,10 @@
  *
  * Requests in flight are shown nowhere. Of a stopped process no new ones come, and those on files end by themselves, so where
  * files are open with O_DIRECT (all others are served by io_submit(2) itself) a time without any event is waited for.
- * IOCB_CMD_POLL, which may wait for ever, is not noticed.
+ * IOCB_CMD_POLL, which may wait for ever, is seen in the kernel's memory, if that can be read (io-uring-kernel.c).
  *
  * Failure modes: a ring of a parent, which a fork leaves as plain memory in the child, is a blocker; so are requests that go
- * on ending.
+ * on ending, or that wait for a descriptor.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -18,6 +18,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "dump/io-uring.h"
 #include "dump/parts.h"
 #include "image/aio.h"
 #include "util/cleanup.h"
@@ -95,6 +96,14 @@ static int read_events(int mem_fd, const struct procfs_map *map, const struct im
 	return 0;
 }
 
+static bool waits_for_descriptor(struct dump_context *ctx, const struct dump_process *process, const struct procfs_map *map)
+{
+	const struct dump_ring_kernel *kernel = dump_ring_kernel_get(ctx);
+	bool waits = false;
+
+	return kernel && dump_ring_kernel_aio(kernel, process->pidfd, process->pid, map->start, &waits) == 0 && waits;
+}
+
 int dump_aio_map(struct dump_context *ctx, struct dump_process *process, const struct procfs_map *map,
 		 struct dump_arena *arena, AioRing **ret, struct error *error)
 {
@@ -110,6 +119,11 @@ int dump_aio_map(struct dump_context *ctx, struct dump_process *process, const s
 	if (is_inherited(ctx, process, map)) {
 		dump_refuse(ctx, process->pid, "mapping", IMAGE_KIND_AIO_OTHER, "%llx-%llx %s",
 			    (unsigned long long)map->start, (unsigned long long)map->end, map->name);
+		return 0;
+	}
+	if (waits_for_descriptor(ctx, process, map)) {
+		dump_refuse(ctx, process->pid, "mapping", IMAGE_KIND_AIO_POLL, "%llx-%llx %s", (unsigned long long)map->start,
+			    (unsigned long long)map->end, map->name);
 		return 0;
 	}
 	r = read_head(mem_fd, map, &head, error);

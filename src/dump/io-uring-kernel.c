@@ -34,6 +34,9 @@
 #define REQUESTS_MAX 1000000 /* of a list of free ones */
 #define TASKS_MAX    100000  /* that have used a ring */
 #define NUMBERS_MAX  16	     /* of rings, a thread (IO_RINGFD_REG_MAX) */
+#define CONTEXTS_MAX 1000000 /* of asynchronous I/O, a process */
+#define LIST_SIZE    8	     /* the head of such a list: struct hlist_head */
+#define LINK_SIZE    16	     /* struct hlist_node */
 #define PARTS_CHUNK  1024    /* pieces of a buffer that are read at once */
 #define FRAME_PRESENT (UINT64_C(1) << 63)
 #define FRAME_NUMBER  ((UINT64_C(1) << 55) - 1)
@@ -88,6 +91,15 @@ enum member {
 	USER_TASK,
 	USER_RINGS,
 	FREE_NEXT,
+	INODE_PRIVATE,
+	PID_TASKS,
+	TASK_LINKS,
+	TASK_MEMORY,
+	MEMORY_CONTEXTS,
+	CONTEXTS_COUNT,
+	CONTEXTS_LIST,
+	CONTEXT_NUMBER,
+	CONTEXT_WAITING,
 	MEMBERS
 };
 
@@ -138,6 +150,15 @@ static const struct {
 	[USER_TASK] = { "io_tctx_node", "task" },
 	[USER_RINGS] = { "io_uring_task", "registered_rings" },
 	[FREE_NEXT] = { "io_wq_work_node", "next" },
+	[INODE_PRIVATE] = { "inode", "i_private" },
+	[PID_TASKS] = { "pid", "tasks" },
+	[TASK_LINKS] = { "task_struct", "pid_links" },
+	[TASK_MEMORY] = { "task_struct", "mm" },
+	[MEMORY_CONTEXTS] = { "mm_struct", "ioctx_table" },
+	[CONTEXTS_COUNT] = { "kioctx_table", "nr" },
+	[CONTEXTS_LIST] = { "kioctx_table", "table" },
+	[CONTEXT_NUMBER] = { "kioctx", "user_id" },
+	[CONTEXT_WAITING] = { "kioctx", "active_reqs" },
 };
 
 struct dump_ring_kernel {
@@ -401,6 +422,49 @@ int dump_ring_kernel_numbers(const struct dump_ring_kernel *kernel, const struct
 	return r < 0 ? r : reading.failed;
 }
 
+/* ---- Linux AIO */
+
+/* The struct mm_struct of a process, by our pidfd of it. */
+static uint64_t memory_of(struct reading *reading, int pidfd, pid_t pid)
+{
+	uint64_t file = 0, data = 0, self = 0, level, object, task;
+
+	if (reading->failed == 0)
+		reading->failed = dump_ring_kernel_file(reading->kernel, pidfd, &file, &data);
+	if (reading->failed == 0)
+		reading->failed = dump_kernel_task(reading->kernel->memory, &self);
+	level = take(reading, take(reading, self, TASK_PID), PID_LEVEL);
+	/* Since 6.9 the inode of a pidfd keeps it, before that the open file did. */
+	object = data ? data : take(reading, take(reading, file, FILE_INODE), INODE_PRIVATE);
+	/* The list of those of whose process it is the number begins with the second head, and goes by their second link. */
+	task = 0;
+	take_bytes(reading, place(reading, object, PID_TASKS) + LIST_SIZE, &task, sizeof(task));
+	task -= reading->kernel->members[TASK_LINKS].offset + LINK_SIZE;
+	if (reading->failed == 0 && tid_of(reading, task, level) != pid)
+		reading->failed = -EOPNOTSUPP;
+	return take(reading, task, TASK_MEMORY);
+}
+
+int dump_ring_kernel_aio(const struct dump_ring_kernel *kernel, int pidfd, pid_t pid, uint64_t number, bool *ret_waits)
+{
+	struct reading reading = { .kernel = kernel };
+	uint64_t table = take(&reading, memory_of(&reading, pidfd, pid), MEMORY_CONTEXTS);
+	uint64_t count = table ? take(&reading, table, CONTEXTS_COUNT) : 0;
+
+	for (uint64_t i = 0; i < count && i < CONTEXTS_MAX && reading.failed == 0; i++) {
+		uint64_t context = 0, first = 0;
+
+		take_bytes(&reading, place(&reading, table, CONTEXTS_LIST) + i * sizeof(context), &context, sizeof(context));
+		if (!context || take(&reading, context, CONTEXT_NUMBER) != number)
+			continue;
+		take_bytes(&reading, place(&reading, context, CONTEXT_WAITING), &first, sizeof(first));
+		if (reading.failed == 0)
+			*ret_waits = first != place(&reading, context, CONTEXT_WAITING);
+		return reading.failed;
+	}
+	return reading.failed < 0 ? reading.failed : -ENOENT;
+}
+
 /* ---- opening */
 
 static int find_members(struct dump_ring_kernel *kernel, const struct dump_kernel_types *types, struct error *error)
@@ -409,7 +473,7 @@ static int find_members(struct dump_ring_kernel *kernel, const struct dump_kerne
 		struct dump_kernel_member *member = &kernel->members[i];
 
 		if (!dump_kernel_types_find(types, members[i].structure, members[i].path, member) ||
-		    member->size > sizeof(uint64_t) + (i == RING_TASKS ? sizeof(uint64_t) : 0))
+		    (member->size > sizeof(uint64_t) && i != RING_TASKS && i != CONTEXT_WAITING))
 			return error_set(error, -EOPNOTSUPP, "this kernel has no %s.%s", members[i].structure,
 					 members[i].path);
 	}

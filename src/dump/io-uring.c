@@ -353,12 +353,13 @@ static int describe(struct dump_context *ctx, struct dump_ring *ring, const stru
 	return r;
 }
 
-/* The reader of the kernel's memory, opened when it is first wanted; NULL: there is none. */
-static const struct dump_ring_kernel *kernel_get(struct dump_context *ctx)
+const struct dump_ring_kernel *dump_ring_kernel_get(struct dump_context *ctx)
 {
-	struct dump_files *files = ctx->files;
+	struct dump_files *files = dump_files_get(ctx);
 	struct error why = ERROR_INIT;
 
+	if (!files)
+		return NULL;
 	if (!files->ring_kernel && !files->ring_kernel_tried && dump_ring_kernel_open(&files->ring_kernel, &why) < 0)
 		log_debug(ctx->log, "the kernel's memory cannot be read: %s", why.message);
 	files->ring_kernel_tried = true;
@@ -389,7 +390,7 @@ static int note(struct dump_context *ctx, const struct dump_file *file, const st
 
 static int dump(struct dump_context *ctx, const struct dump_file *file, struct error *error)
 {
-	const struct dump_ring_kernel *kernel = kernel_get(ctx);
+	const struct dump_ring_kernel *kernel = dump_ring_kernel_get(ctx);
 	struct dump_ring ring = { .fd = -1 };
 
 	if (!look(file, kernel, &ring)) {

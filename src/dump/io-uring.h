@@ -74,6 +74,15 @@ int dump_ring_kernel_frames(const struct dump_ring_kernel *kernel, const struct 
 int dump_ring_kernel_numbers(const struct dump_ring_kernel *kernel, const struct dump_ring_state *state,
 			     struct dump_ring_numbers *ret);
 
+/*
+ * Linux AIO, which is understood likewise: has the context of that number requests that wait for a descriptor (IOCB_CMD_POLL)?
+ * -ENOENT: there is no such context.
+ */
+int dump_ring_kernel_aio(const struct dump_ring_kernel *kernel, int pidfd, pid_t pid, uint64_t number, bool *ret_waits);
+
+/* io-uring.c: the reader, opened when it is first wanted; NULL: there is none. */
+const struct dump_ring_kernel *dump_ring_kernel_get(struct dump_context *ctx);
+
 /* ---- io-uring-objects.c */
 
 /*

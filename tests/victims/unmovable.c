@@ -10,6 +10,7 @@
 #include <linux/bpf.h>
 #include <linux/filter.h>
 #include <linux/if_packet.h>
+#include <linux/aio_abi.h>
 #include <linux/io_uring.h>
 #include <linux/landlock.h>
 #include <linux/perf_event.h>
@@ -17,6 +18,7 @@
 #include <linux/userfaultfd.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/eventfd.h>
@@ -45,6 +47,22 @@ static void mapping(const char *name, const void *address)
 		fprintf(kinds, "%s mapping %lx\n", name, (unsigned long)address);
 }
 
+/* Asynchronous I/O that waits for a pipe. */
+static void open_poll(void)
+{
+	unsigned long context = 0;
+	struct iocb request = {.aio_lio_opcode = IOCB_CMD_POLL, .aio_buf = POLLIN};
+	struct iocb *list = &request;
+	int ends[2];
+
+	if (syscall(SYS_io_setup, 8, &context) < 0)
+		return;
+	MUST(pipe(ends) == 0);
+	request.aio_fildes = (unsigned int)ends[0];
+	MUST(syscall(SYS_io_submit, context, 1, &list) == 1);
+	mapping("aio-poll", (const void *)context);
+}
+
 /* The buffer stays with the ring when it is not mapped any more. */
 static void open_ring_buffer(void)
 {
@@ -58,7 +76,7 @@ static void open_ring_buffer(void)
 	MUST(buffer.iov_base != MAP_FAILED && syscall(SYS_io_uring_register, fd, IORING_REGISTER_BUFFERS, &buffer, 1) == 0);
 	MUST(munmap(buffer.iov_base, VICTIM_PAGE) == 0);
 	descriptor("io_uring-buffer", fd);
-	fprintf(kinds, "pinned memory 4\n");
+	fprintf(kinds, "pinned memory 0\n");
 }
 
 static void open_rings(void)
@@ -74,6 +92,7 @@ static void open_rings(void)
 			pause();
 	if (context)
 		fprintf(kinds, "aio-child mapping %lx %d\n", context, child);
+	open_poll();
 	params.flags = IORING_SETUP_R_DISABLED;
 	fd = syscall(SYS_io_uring_setup, 4, &params);
 	if (fd >= 0)
