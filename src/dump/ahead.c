@@ -22,7 +22,7 @@
 
 static int look_at(struct dump_context *ctx, struct dump_process *process, int number, const char *link, struct error *error)
 {
-	_cleanup_fd_ int fd = (int)syscall(SYS_pidfd_getfd, process->pidfd, number, 0);
+	_cleanup_fd_ int fd = (int)syscall(SYS_pidfd_getfd, dump_process_pidfd(process), number, 0);
 	char path[64], now[DUMP_LINK_MAX];
 	struct stat st;
 	uint32_t id;

@@ -94,7 +94,7 @@ static int dump_clocks(struct dump_context *ctx, struct error *error)
 static int check_execve(const struct dump_process *process, struct error *error)
 {
 	struct procfs_stat now;
-	int r = procfs_read_stat(process->pid, &now, error);
+	int r = procfs_read_stat(process->live, &now, error);
 
 	if (r < 0)
 		return r;
@@ -115,7 +115,7 @@ static int dump_running_mm(struct dump_context *ctx, struct dump_process *proces
 		r = dump_mm(ctx, process, NULL, &attempt);
 		if (r != -ENOENT && r != -ESRCH)
 			break;
-		if (tracee_read_maps(process->pid, -1, &maps, NULL) < 0)
+		if (tracee_read_maps(process->live, -1, &maps, NULL) < 0)
 			break;
 		procfs_maps_deinit(&process->maps);
 		process->maps = maps;
@@ -189,8 +189,6 @@ static int take_tracee(struct dump_context *ctx, struct dump_process *process, s
 	process->tracee = tracee_tree_find(tree, process->pid);
 	if (!process->tracee || process->tracee->threads.count == 0)
 		return error_set(error, -ESRCH, "PID %d has ended", process->pid);
-	if (process->tracee->leader_dead)
-		dump_refuse(ctx, process->pid, "process", IMAGE_KIND_MAIN_THREAD, "main thread %d", process->pid);
 	array_clear(&process->threads);
 	array_for_each(thread, &process->tracee->threads)
 		if (array_append(&process->threads, (*thread)->tid) < 0)

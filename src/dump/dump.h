@@ -83,12 +83,14 @@ struct dump_tcp_mark {
 
 struct dump_process {
 	pid_t pid;                     /* as seen by us */
+	pid_t live;                    /* a thread of it that lives: `pid`, unless the main thread has ended while others run */
 	struct procfs_stat stat;       /* at the last refresh */
 	struct procfs_maps maps;       /* at the last refresh, owned */
 	struct dump_status *status;    /* of its main thread since the last refresh; NULL: not read yet; owned by status.c */
 	struct procfs_pids threads;    /* TIDs, the leader first, owned */
 	int pidfd;                     /* owned */
-	int proc_fd;                   /* /proc/PID, O_PATH; owned */
+	int thread_pidfd;              /* of `live` if that is another one, whose descriptors there are; owned; -1: none */
+	int proc_fd;                   /* /proc/PID of `live`, O_PATH; owned */
 	uint32_t files_id;             /* id of its IMAGE_FDINFO records: its descriptor table; the PID of who has it first */
 	uint32_t fs_id;                /* the same of its place in the file system */
 	uint32_t vm_id;                /* and of its memory: its own PID unless it shares that of another */
@@ -128,7 +130,6 @@ struct dump_context {
 	ARRAY(struct dump_process *) processes; /* owned; parents before children */
 	struct pidmap by_pid;               /* the same, by PID; owned */
 	ARRAY(struct dump_zombie) zombies;  /* owned */
-	ARRAY(pid_t) headless;              /* processes of the tree whose main thread has ended while others run; owned */
 	struct pidmap zombie_pids;          /* which PIDs are in there; owned */
 	struct pidmap reaches;              /* session.c: of numbers that have no process in the tree; owned */
 	struct image_tree tree;             /* processes and zombies as the last records have them; owned */
@@ -167,6 +168,11 @@ int dump_context_refresh(struct dump_context *ctx, struct error *error);
 
 /* NULL when the tree has no such process. */
 struct dump_process *dump_context_find(const struct dump_context *ctx, pid_t pid);
+/* What pidfd_getfd(2) takes for the process's descriptors. */
+static inline int dump_process_pidfd(const struct dump_process *process)
+{
+	return process->live == process->pid ? process->pidfd : process->thread_pidfd;
+}
 /* Whose memory the process has: the first one of those that share it, mostly itself. */
 struct dump_process *dump_process_owner(const struct dump_context *ctx, struct dump_process *process);
 /* The next one in the list with the same memory, or NULL; from the owner on these are all. */

@@ -151,7 +151,7 @@ static bool watches(const struct dump_process *holder, int number,
 	if (descriptor->type == FILE_TYPE__FILE_INET_SOCKET ||
 	    descriptor->type == FILE_TYPE__FILE_UNIX_SOCKET)
 		return true;
-	return syscall(SYS_kcmp, descriptor->process->pid, holder->pid, KCMP_EPOLL_TFD,
+	return syscall(SYS_kcmp, descriptor->process->live, holder->live, KCMP_EPOLL_TFD,
 		       descriptor->number, &slot) == 0;
 }
 

@@ -298,9 +298,9 @@ int dump_reader_read(struct dump_reader *reader, size_t index, struct dump_file 
 	int r;
 
 	ret->number = number->number;
-	ret->table = reader->process->pid;
+	ret->table = reader->process->live;
 	ret->cloexec = number->cloexec;
-	ret->fd = (int)syscall(SYS_pidfd_getfd, reader->process->pidfd, number->number, 0);
+	ret->fd = (int)syscall(SYS_pidfd_getfd, dump_process_pidfd(reader->process), number->number, 0);
 	if (ret->fd < 0 && errno == EBADF)
 		return 0;
 	if (ret->fd < 0)

@@ -197,7 +197,7 @@ int dump_file_add(struct dump_context *ctx, const OpenFile *message, struct erro
 void dump_file_block(struct dump_context *ctx, const struct dump_file *file, const char *cause,
 		     const char *remedy)
 {
-	if (file->table == file->process->pid)
+	if (file->table == file->process->live)
 		dump_blocker_add(ctx, file->process->pid, "descriptor", cause, remedy, "fd %d -> %s",
 				 file->number, file->link);
 	else

@@ -67,7 +67,7 @@ static int open_one(const struct dump_context *ctx, struct listeners *listeners,
 {
 	struct listener listener = { .noted = noted };
 	const struct dump_process *process = dump_context_find(ctx, noted->pid); /* its PID may be another's by now */
-	_cleanup_fd_ int fd = process ? (int)syscall(SYS_pidfd_getfd, process->pidfd, noted->number, 0) : -1;
+	_cleanup_fd_ int fd = process ? (int)syscall(SYS_pidfd_getfd, dump_process_pidfd(process), noted->number, 0) : -1;
 	struct sockaddr_in6 address = { 0 };
 	socklen_t size = sizeof(address), v6only_size = sizeof(int);
 	struct tcp_info info = { 0 };

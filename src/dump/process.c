@@ -73,7 +73,6 @@ static void check_status(struct dump_context *ctx, const struct dump_process *pr
 			 const struct dump_status *status)
 {
 	struct procfs_stat tracer;
-	struct stat leader;
 
 	if (status->tracer && status->tracer != gettid() && !process->tracee) {
 		if (procfs_read_stat(status->tracer, &tracer, NULL) < 0)
@@ -81,8 +80,8 @@ static void check_status(struct dump_context *ctx, const struct dump_process *pr
 		dump_refuse(ctx, process->pid, "process", IMAGE_KIND_TRACED, "tracer PID %d (%s)", status->tracer, tracer.comm);
 	}
 	dump_terminal_check(ctx, process);
-	if (fstatat(process->proc_fd, "exe", &leader, 0) < 0 && errno == ENOENT)
-		dump_refuse(ctx, process->pid, "process", IMAGE_KIND_MAIN_THREAD, "main thread %d", process->pid);
+	if (process->live != process->pid && process->thread_pidfd < 0)
+		dump_refuse(ctx, process->pid, "process", IMAGE_KIND_MAIN_THREAD_OLD, "main thread %d", process->pid);
 }
 
 int dump_process_check(struct dump_context *ctx, struct dump_process *process, struct error *error)

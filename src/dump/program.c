@@ -38,7 +38,7 @@ static bool is_64_bit(const struct dump_process *process)
 
 void dump_program_check(struct dump_context *ctx, const struct dump_process *process)
 {
-	const char *own = dump_program_own(ctx->options, process->pid);
+	const char *own = dump_program_own(ctx->options, process->live);
 
 	if (own)
 		dump_refuse(ctx, process->pid, "process", IMAGE_KIND_PROGRAM_OWN, "%s", own);

@@ -193,11 +193,11 @@ static bool is_master_link(const char *link)
 static int found(struct dump_context *ctx, const struct dump_process *process, int number, const char *link, bool records,
 		 struct error *error)
 {
-	_cleanup_(pty_deinit) struct dump_pty pty = { .master = -1, .slave = -1, .pid = process->pid, .number = number };
+	_cleanup_(pty_deinit) struct dump_pty pty = { .master = -1, .slave = -1, .pid = process->live, .number = number };
 	struct pty_messages messages;
 	int r;
 
-	pty.master = (int)syscall(SYS_pidfd_getfd, process->pidfd, number, 0);
+	pty.master = (int)syscall(SYS_pidfd_getfd, dump_process_pidfd(process), number, 0);
 	if (pty.master < 0 || ioctl(pty.master, TIOCGPTN, &pty.index) < 0)
 		return 0;
 	if (array_append(&ctx->files->masters, pty.index) < 0)

@@ -22,7 +22,7 @@
 
 static long compare(const struct dump_process *one, const struct dump_process *other, int kind)
 {
-	return one == other ? 0 : syscall(SYS_kcmp, one->pid, other->pid, kind, 0, 0);
+	return one == other ? 0 : syscall(SYS_kcmp, one->live, other->live, kind, 0, 0);
 }
 
 /* One that has just ended is different from all others; its PID puts it somewhere. */
@@ -136,7 +136,7 @@ static bool has_memory_of(struct dump_process *const *sorted, size_t count, pid_
 
 	while (low < high) {
 		size_t middle = low + (high - low) / 2;
-		long order = syscall(SYS_kcmp, pid, sorted[middle]->pid, KCMP_VM, 0, 0);
+		long order = syscall(SYS_kcmp, pid, sorted[middle]->live, KCMP_VM, 0, 0);
 
 		if (order < 0 || order == 0)
 			return order == 0;
@@ -183,7 +183,7 @@ void dump_sharing_threads(struct dump_context *ctx, const struct dump_process *p
 
 	array_for_each(tid, &process->threads)
 		for (size_t i = 0; *tid != process->pid && i < sizeof(kinds) / sizeof(kinds[0]); i++)
-			if (syscall(SYS_kcmp, *tid, process->pid, kinds[i].kind, 0, 0) > 0)
+			if (syscall(SYS_kcmp, *tid, process->live, kinds[i].kind, 0, 0) > 0)
 				dump_refuse(ctx, process->pid, "thread", IMAGE_KIND_THREAD_TABLE, "%s of thread %d",
 					    kinds[i].name, *tid);
 }

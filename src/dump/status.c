@@ -117,7 +117,7 @@ int dump_process_status(struct dump_process *process, const struct dump_status *
 
 	if (!process->status) {
 		status = calloc(1, sizeof(*status));
-		r = status ? dump_status_read(process->pid, process->pid, status, error)
+		r = status ? dump_status_read(process->pid, process->live, status, error)
 			   : error_set_errno(error, -ENOMEM, "cannot look at PID %d", process->pid);
 		if (r < 0) {
 			free(status);

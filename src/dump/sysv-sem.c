@@ -154,7 +154,7 @@ static int probe_some(struct probe *probe, unsigned first, unsigned count, undo_
 static bool threads_share(const struct dump_process *process)
 {
 	array_for_each(tid, &process->threads)
-		if (*tid != process->pid && syscall(SYS_kcmp, *tid, process->pid, KCMP_SYSVSEM, 0, 0) > 0)
+		if (*tid != process->pid && syscall(SYS_kcmp, *tid, process->live, KCMP_SYSVSEM, 0, 0) > 0)
 			return false;
 	return true;
 }

@@ -32,7 +32,7 @@ static bool is_copy(const struct dump_context *ctx, const struct dump_process *p
 		if (*other == process)
 			return false;
 		if (((*other)->pid == process->stat.ppid || (*other)->stat.ppid == process->stat.ppid) &&
-		    syscall(SYS_kcmp, (*other)->pid, process->pid, KCMP_VM, 0, 0) == 0)
+		    syscall(SYS_kcmp, (*other)->live, process->live, KCMP_VM, 0, 0) == 0)
 			return true;
 	}
 	return false;

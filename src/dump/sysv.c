@@ -51,7 +51,8 @@ enum dump_sysv_user dump_sysv_user(const struct dump_context *ctx, pid_t pid, in
 		return DUMP_SYSV_NOBODY;
 	if (process)
 		return began_after(process, last) ? DUMP_SYSV_EARLIER : DUMP_SYSV_OURS;
-	return procfs_read_stat(pid, &stat, NULL) == 0 && stat.state != 'Z' ? DUMP_SYSV_STRANGER : DUMP_SYSV_NOBODY;
+	return procfs_read_stat(pid, &stat, NULL) == 0 && (stat.state != 'Z' || stat.threads > 1) ?
+		       DUMP_SYSV_STRANGER : DUMP_SYSV_NOBODY;
 }
 
 static void note(struct dump_sysv_waits *waits, int64_t call, uint64_t id)

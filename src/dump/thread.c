@@ -399,6 +399,7 @@ static int process_extra(struct dump_context *ctx, const struct dump_process *pr
 		if (r < 0)
 			return r;
 	}
+	extra.has_main_thread_ended = extra.main_thread_ended = process->tracee->leader_dead;
 	extra.membarrier = registrations > 0 ? (uint32_t)registrations : 0;
 	extra.has_seccomp = extra.seccomp = process->seccomp;
 	dump_setting_process_answer(batch, &query->settings, &extra);
@@ -445,6 +446,18 @@ static Core *core_new(struct dump_arena *arena, bool leader)
 	return &block->core;
 }
 
+/* As the first one that lives, with the state of the process, which goes out of `core`. */
+static int leader_record(struct dump_context *ctx, const struct dump_process *process, Core *core, const ThreadExtra *extra,
+			 struct error *error)
+{
+	int r = image_set_add(ctx->images, IMAGE_CORE, (uint32_t)process->pid, &core->base, error);
+
+	if (r == 0)
+		r = image_set_add(ctx->images, IMAGE_THREAD_EXTRA, (uint32_t)process->pid, &extra->base, error);
+	core->tc = NULL;
+	return r;
+}
+
 static int thread_record(struct dump_context *ctx, struct dump_process *process, size_t index,
 			 const struct thread_query *query, const struct process_query *whole,
 			 struct dump_arena *arena, struct dump_process_facts *facts, struct error *error)
@@ -452,6 +465,7 @@ static int thread_record(struct dump_context *ctx, struct dump_process *process,
 	struct tracee_thread *thread = process->tracee->threads.items[index];
 	ThreadExtra extra = THREAD_EXTRA__INIT;
 	Core *core = core_new(arena, index == 0);
+	bool for_leader = index == 0 && thread->tid != process->pid;
 	int r;
 
 	if (!core)
@@ -460,6 +474,9 @@ static int thread_record(struct dump_context *ctx, struct dump_process *process,
 	r = thread_answer(ctx, process, thread, query, arena, core, &extra, error);
 	if (r == 0 && index == 0)
 		r = process_answer(ctx, process, query->batch, whole, arena, core->tc, facts, error);
+	/* A main thread that has ended has a record of its own, since that is the process's. */
+	if (r == 0 && for_leader)
+		r = leader_record(ctx, process, core, &extra, error);
 	if (r == 0)
 		r = image_set_add(ctx->images, IMAGE_CORE, (uint32_t)thread->tid, &core->base, error);
 	if (r == 0)

@@ -158,7 +158,5 @@ int dump_tree_records(struct dump_context *ctx, bool frozen, struct error *error
 	array_for_each(zombie, &ctx->zombies)
 		if (r == 0)
 			r = zombie_record(ctx, zombie, error);
-	array_for_each(pid, &ctx->headless)
-		dump_refuse(ctx, *pid, "process", IMAGE_KIND_MAIN_THREAD, "main thread %d", *pid);
 	return r;
 }

@@ -19,6 +19,7 @@
 #include "parts.h"
 #include "util/cleanup.h"
 
+#define TREE_PIDFD_THREAD O_EXCL             /* PIDFD_THREAD of pidfd_open(2), 6.9 */
 #define TREE_PF_KTHREAD UINT32_C(0x00200000) /* flags of /proc/PID/stat, linux/sched.h */
 
 static void process_free(struct dump_process *process)
@@ -30,6 +31,7 @@ static void process_free(struct dump_process *process)
 	array_deinit(&process->threads);
 	array_deinit(&process->map_flags);
 	cleanup_fd(&process->pidfd);
+	cleanup_fd(&process->thread_pidfd);
 	cleanup_fd(&process->proc_fd);
 	free(process);
 }
@@ -73,13 +75,10 @@ static int check_root(pid_t pid, const struct dump_options *options, struct erro
 		return error_set(error, -EPERM,
 				 "PID %d (%s) is an ancestor of this program: it would have to move itself", pid,
 				 stat.comm);
-	if (stat.state == 'Z' && stat.threads > 1)
-		return error_set(error, -EOPNOTSUPP, "PID %d (%s) cannot be moved: its main thread has ended while others run",
-				 pid, stat.comm);
-	if (stat.state == 'Z' || stat.state == 'X')
+	if ((stat.state == 'Z' && stat.threads <= 1) || stat.state == 'X')
 		return error_set(error, -ESRCH, "PID %d (%s) has ended and only waits for its parent %d", pid, stat.comm,
 				 stat.ppid);
-	own = dump_program_own(options, pid);
+	own = dump_program_own(options, procfs_live_thread(pid));
 	if (own)
 		return error_set(error, -EPERM, "PID %d runs %s, which moves processes and cannot be moved", pid, own);
 	r = procfs_read_status(pid, "Tgid", leader, sizeof(leader), error);
@@ -101,25 +100,52 @@ bool dump_tree_has(const struct dump_context *ctx, pid_t pid)
 static int process_new(pid_t pid, struct dump_process **ret, struct error *error)
 {
 	_cleanup_(cleanup_free) struct dump_process *process = calloc(1, sizeof(*process));
-	char path[32];
 
 	if (!process)
 		return error_set_errno(error, -ENOMEM, "cannot keep PID %d", pid);
 	process->pid = pid;
 	process->files_id = process->fs_id = process->vm_id = process->sighand_id = (uint32_t)pid;
-	process->proc_fd = -1;
+	process->proc_fd = process->thread_pidfd = -1;
 	process->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	if (process->pidfd < 0)
 		return error_set_errno(error, -errno, "cannot open PID %d", pid);
-	snprintf(path, sizeof(path), "/proc/%d", pid);
-	process->proc_fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (process->proc_fd < 0) {
-		int r = errno == ENOENT ? -ESRCH : -errno;
-
-		close(process->pidfd);
-		return error_set_errno(error, r, "cannot open %s", path);
-	}
 	*ret = steal_ptr(&process);
+	return 0;
+}
+
+/* Its files of /proc are those of a thread that lives; so are the numbers of its memory. */
+static int follow_main_thread(struct dump_process *process, struct error *error)
+{
+	pid_t live = process->stat.state == 'Z' ? procfs_live_thread(process->pid) : process->pid;
+	struct procfs_stat stat, now = process->stat;
+	char path[32];
+
+	if (live == process->live && live == process->pid)
+		return 0;
+	if (!live)
+		return error_set(error, -ESRCH, "PID %d has ended", process->pid);
+	if (live != process->live) {
+		cleanup_fd(&process->proc_fd);
+		cleanup_fd(&process->thread_pidfd);
+		process->live = process->proc_fd = process->thread_pidfd = -1;
+		snprintf(path, sizeof(path), "/proc/%d", live);
+		process->proc_fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		if (process->proc_fd < 0)
+			return error_set_errno(error, errno == ENOENT ? -ESRCH : -errno, "cannot open %s", path);
+		if (live != process->pid)
+			process->thread_pidfd = (int)syscall(SYS_pidfd_open, live, TREE_PIDFD_THREAD);
+		process->live = live;
+	}
+	if (live == process->pid)
+		return 0;
+	if (procfs_read_stat(live, &stat, NULL) < 0)
+		return error_set(error, -ESRCH, "thread %d of PID %d has ended", live, process->pid);
+	process->stat = stat;
+	process->stat.state = now.state;
+	process->stat.start_time = now.start_time;
+	process->stat.exit_signal = now.exit_signal;
+	process->stat.flags = now.flags;
+	memcpy(process->stat.comm, now.comm, sizeof(now.comm));
 	return 0;
 }
 
@@ -132,15 +158,18 @@ static int process_refresh(struct dump_process *process, bool stopped, struct er
 	r = procfs_read_stat(process->pid, &process->stat, error);
 	if (r < 0)
 		return r;
-	if (process->stat.state == 'Z' || process->stat.state == 'X')
+	if ((process->stat.state == 'Z' && process->stat.threads <= 1) || process->stat.state == 'X')
 		return error_set(error, -ESRCH, "PID %d has ended", process->pid);
+	r = follow_main_thread(process, error);
+	if (r < 0)
+		return r;
 	if (!stopped) {
 		array_clear(&process->threads);
 		r = procfs_read_threads(process->pid, &process->threads, error);
 		if (r < 0)
 			return r;
 	}
-	r = tracee_read_maps(process->pid, -1, &maps, error);
+	r = tracee_read_maps(process->live, -1, &maps, error);
 	if (r < 0)
 		return r;
 	procfs_maps_deinit(&process->maps);
@@ -163,7 +192,6 @@ static int former_take(struct dump_context *ctx, struct former *ret, struct erro
 	memset(&ctx->processes, 0, sizeof(ctx->processes));
 	pidmap_clear(&ctx->by_pid);
 	array_clear(&ctx->zombies);
-	array_clear(&ctx->headless);
 	pidmap_clear(&ctx->zombie_pids);
 	for (size_t i = 0; i < ret->count; i++)
 		if (pidmap_put(&ret->by_pid, (uint32_t)ret->items[i]->pid, &ret->items[i]) < 0)
@@ -192,7 +220,7 @@ static int add_zombie(struct dump_context *ctx, pid_t pid, struct error *error)
 	if (zombie.stat.state != 'Z')
 		return 0;
 	if (zombie.stat.threads > 1)
-		return array_append(&ctx->headless, pid) < 0 ? error_set_errno(error, -ENOMEM, "cannot keep PID %d", pid) : 0;
+		return error_set(error, -ESRCH, "the main thread of PID %d has just ended", pid);
 	if (array_append(&ctx->zombies, zombie) < 0 || pidmap_put(&ctx->zombie_pids, (uint32_t)pid, ctx) < 0)
 		return error_set_errno(error, -ENOMEM, "cannot keep PID %d", pid);
 	return 0;
@@ -315,7 +343,6 @@ void dump_context_free(struct dump_context *ctx)
 	array_deinit(&ctx->processes);
 	pidmap_deinit(&ctx->by_pid);
 	array_deinit(&ctx->zombies);
-	array_deinit(&ctx->headless);
 	pidmap_deinit(&ctx->zombie_pids);
 	pidmap_deinit(&ctx->reaches);
 	image_tree_deinit(&ctx->tree);

@@ -122,7 +122,7 @@ static void describe_connector(const struct dump_file *file, struct describe *de
 {
 	struct dump_status status;
 
-	if (dump_status_read(file->process->pid, file->process->pid, &status, NULL) < 0)
+	if (dump_status_read(file->process->pid, file->process->live, &status, NULL) < 0)
 		return;
 	describe->connector.pid = (uint32_t)file->process->pid;
 	describe->connector.uid = status.uid[1];

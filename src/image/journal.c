@@ -198,7 +198,7 @@ int journal_process_alive(const JournalProcess *entry)
 	struct procfs_stat stat;
 
 	return procfs_read_stat(entry->pid, &stat, NULL) == 0 && stat.start_time == entry->start_time &&
-	       stat.state != 'Z' && stat.state != 'X';
+	       (stat.threads > 1 || (stat.state != 'Z' && stat.state != 'X'));
 }
 
 int journal_boot_id(char ret[JOURNAL_BOOT_ID_MAX], struct error *error)

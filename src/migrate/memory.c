@@ -52,7 +52,7 @@ bool memory_is_gone(pid_t pid)
 {
 	struct procfs_stat stat;
 
-	return procfs_read_stat(pid, &stat, NULL) < 0 || stat.state == 'Z' || stat.state == 'X';
+	return procfs_read_stat(pid, &stat, NULL) < 0 || (stat.state == 'Z' && stat.threads <= 1) || stat.state == 'X';
 }
 
 static void memory_free_one(struct source_memory *memory)
@@ -135,7 +135,7 @@ static int open_pagemap(pid_t pid)
 {
 	char path[64];
 
-	snprintf(path, sizeof(path), "/proc/%d/pagemap", pid);
+	snprintf(path, sizeof(path), "/proc/%d/pagemap", procfs_live_thread(pid));
 	return open(path, O_RDONLY | O_CLOEXEC);
 }
 
@@ -146,7 +146,7 @@ static int open_files(struct source_memory *memory, struct error *error)
 
 	close_fd(&memory->mem_fd);
 	close_fd(&memory->map_fd);
-	snprintf(path, sizeof(path), "/proc/%d/mem", memory->pid);
+	snprintf(path, sizeof(path), "/proc/%d/mem", procfs_live_thread(memory->pid));
 	memory->mem_fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (memory->mem_fd >= 0)
 		memory->map_fd = open_pagemap(memory->pid);
@@ -527,7 +527,7 @@ static int update_track(struct source *source, struct source_memory *memory, con
 	if (source->stopped || !track_wants_stop(memory->track, maps) ||
 	    tracee_process_stop_all(memory->pid, &options, clock_deadline(MOMENT_NS), &process, NULL) < 0)
 		return track_update(memory->track, maps, source->stopped ? TRACK_STOPPED : 0, error);
-	r = tracee_read_maps(memory->pid, process->mem_fd, &now, error);
+	r = tracee_read_maps(procfs_live_thread(memory->pid), process->mem_fd, &now, error);
 	if (r == 0)
 		r = track_update(memory->track, &now, is_shared(source, memory->pid) ? 0 : TRACK_STOPPED, error);
 	tracee_process_release(process);

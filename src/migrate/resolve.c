@@ -162,12 +162,12 @@ static int note_all(struct source *source, const JournalEntry *entry, struct err
 
 		if (r == 0) {
 			memory->pid = entry->processes[i]->pid;
-			snprintf(path, sizeof(path), "/proc/%d/mem", memory->pid);
+			snprintf(path, sizeof(path), "/proc/%d/mem", procfs_live_thread(memory->pid));
 			memory->mem_fd = open(path, O_RDONLY | O_CLOEXEC);
 			r = array_append(&source->memory, memory);
 		}
 		if (r == 0)
-			r = procfs_read_maps(memory->pid, &maps, error);
+			r = procfs_read_maps(procfs_live_thread(memory->pid), &maps, error);
 		for (size_t j = 0; r == 0 && j < maps.count; j++) {
 			const struct procfs_map *map = &maps.items[j];
 			uint64_t pages = (map->end - map->start) / PAGE;
@@ -175,7 +175,7 @@ static int note_all(struct source *source, const JournalEntry *entry, struct err
 
 			if (map->shared || map->inode || (map->name && strncmp(map->name, "[v", 2) == 0))
 				continue;
-			snprintf(path, sizeof(path), "/proc/%d/pagemap", memory->pid);
+			snprintf(path, sizeof(path), "/proc/%d/pagemap", procfs_live_thread(memory->pid));
 			pagemap = open(path, O_RDONLY | O_CLOEXEC);
 			for (uint64_t page = 0; r == 0 && page < pages; page++) {
 				uint64_t bits = 0;

@@ -35,7 +35,7 @@ static int finish_process(struct restore_tree *tree, struct restore_process *pro
 int restore_finish(struct restore_tree *tree, struct error *error)
 {
 	static const process_part of_memory[] = { restore_aio, restore_mm_attributes, restore_mm_locks };
-	static const process_part after_files[] = { restore_stop, restore_shell_flush_signals };
+	static const process_part after_files[] = { restore_stop, restore_shell_flush_signals, restore_leader_end };
 	int r = restore_for_each_together(tree, restore_mm_numbers, error);
 
 	for (size_t i = 0; r == 0 && i < sizeof(of_memory) / sizeof(of_memory[0]); i++)

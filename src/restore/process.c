@@ -98,7 +98,7 @@ static int write_proc(const struct restore_process *process, const char *name, c
 	char path[64], text[32];
 	_cleanup_fd_ int fd = -1;
 
-	snprintf(path, sizeof(path), "/proc/%d/%s", process->pid, name);
+	snprintf(path, sizeof(path), "/proc/%d/%s", process->tracee->threads.items[0]->tid, name);
 	snprintf(text, sizeof(text), format, value);
 	fd = open(path, O_WRONLY | O_CLOEXEC);
 	return fd < 0 ? -errno : fdio_write(fd, text, strlen(text));
@@ -130,7 +130,7 @@ static uint32_t read_login(const struct restore_process *process)
 	_cleanup_buffer_ struct buffer text = BUFFER_INIT;
 	char path[64];
 
-	snprintf(path, sizeof(path), "/proc/%d/loginuid", process->pid);
+	snprintf(path, sizeof(path), "/proc/%d/loginuid", process->tracee->threads.items[0]->tid);
 	return fdio_read_file(-1, path, 64, &text) < 0 ? UINT32_MAX : (uint32_t)strtoul((const char *)text.data, NULL, 10);
 }
 

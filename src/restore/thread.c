@@ -291,11 +291,20 @@ static int works_seccomp(struct restore_tree *tree, const struct thread_work *wo
 	return r;
 }
 
+int restore_leader_end(struct restore_tree *tree, struct restore_process *process, struct error *error)
+{
+	_cleanup_message_ ProcessExtra *extra = NULL;
+	int r = restore_get(tree->images, IMAGE_PROCESS_EXTRA, (uint32_t)process->pid, process_extra, &extra, error);
+
+	return r < 0 || !extra->main_thread_ended ? r : tracee_process_end_leader(process->tracee, tree->deadline, error);
+}
+
 int restore_threads_apply(struct restore_tree *tree, struct restore_process *process, struct error *error)
 {
 	struct tracee_process *tracee = process->tracee;
 	size_t count = tracee->threads.count;
 	struct thread_work *works = calloc(count, sizeof(*works));
+	_cleanup_message_ Core *leader = NULL;
 	const ProcessTimers *timers = NULL;
 	int r = works ? 0 : error_set_errno(error, -ENOMEM, "cannot set up the threads of PID %d", process->pid);
 
@@ -303,8 +312,10 @@ int restore_threads_apply(struct restore_tree *tree, struct restore_process *pro
 		r = work_begin(tree, &works[i], tracee->threads.items[i], error);
 	if (r == 0)
 		r = works_seccomp(tree, works, count, error);
-	if (r == 0 && works[0].core->tc)
-		timers = works[0].core->tc->timers;
+	if (r == 0)
+		r = restore_get(tree->images, IMAGE_CORE, (uint32_t)process->pid, core, &leader, error);
+	if (r == 0 && leader->tc)
+		timers = leader->tc->timers;
 	for (size_t i = 0; r == 0 && i < count; i++) {
 		r = thread_scheduling(&works[i], error);
 		if (r == 0 && thread_batch(process, &works[i], &tree->host->creds, timers) < 0)

@@ -21,6 +21,7 @@
 
 #include "util/fdio.h"
 
+#define PIDFD_OF_THREAD O_EXCL /* PIDFD_THREAD, 6.9 */
 #define RELEASE_NS (2 * CLOCK_S)
 
 int process_new(pid_t pid, const struct tracee_options *options, struct tracee_process **ret,
@@ -60,6 +61,22 @@ int process_open(struct tracee_process *process, struct error *error)
 		return error_set_errno(error, -errno, "cannot open %s", path);
 	kept_take(process);
 	return 0;
+}
+
+int tracee_process_getfd(const struct tracee_process *process, int fd)
+{
+	int pidfd = process->pidfd, copy;
+
+	if (process->leader_dead)
+		pidfd = (int)syscall(SYS_pidfd_open, process->threads.items[0]->tid, PIDFD_OF_THREAD);
+	if (pidfd < 0)
+		return -errno;
+	copy = (int)syscall(SYS_pidfd_getfd, pidfd, fd, 0);
+	if (copy < 0)
+		copy = -errno;
+	if (process->leader_dead)
+		close(pidfd);
+	return copy;
 }
 
 void process_free(struct tracee_process *process)

@@ -25,6 +25,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define OPTIONS_KEPT  (PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK)
@@ -237,6 +238,45 @@ int tracee_thread_end(struct tracee_thread *thread, int64_t deadline, struct err
 		return error_set(error, r < 0 ? r : -EPROTO, "PID %d: thread %d does not end",
 				 process->pid, thread->tid);
 	process_remove_thread(process, thread);
+	return 0;
+}
+
+/*
+ * It leaves by itself, untraced: the zombie of a traced leader would stay with its tracer. Until it is seen to have ended, all
+ * its signals are blocked, and what it executes is one call from which it does not come back.
+ */
+int tracee_process_end_leader(struct tracee_process *process, int64_t deadline, struct error *error)
+{
+	static const struct timespec pause = { .tv_nsec = 50000 };
+	struct tracee_thread *leader = process->threads.count ? process->threads.items[0] : NULL;
+	struct user_regs_struct regs;
+	struct procfs_stat stat;
+	int r;
+
+	if (!process->exit_kill || process->threads.count < 2 || leader->tid != process->pid)
+		return error_set(error, -EINVAL, "PID %d is no shell with a leader and other threads", process->pid);
+	r = gadgets_find(process, error);
+	if (r == 0)
+		r = thread_set_kernel_mask(leader, MASK_ALL, error);
+	if (r < 0)
+		return r;
+	regs = leader->regs;
+	regs.rip = process->own->gadgets.syscall;
+	regs.rax = SYS_exit;
+	regs.rdi = 0;
+	regs.orig_rax = UINT64_MAX;
+	r = thread_set_kernel_regs(leader, &regs, error);
+	if (r == 0 && (r = ptrace_do(PTRACE_DETACH, leader->tid, 0, 0)) < 0)
+		ptrace_fail(error, r, leader->tid, "let it end");
+	if (r < 0)
+		return r;
+	process->leader_dead = true;
+	process_remove_thread(process, leader);
+	while (procfs_read_stat(process->pid, &stat, NULL) == 0 && stat.state != 'Z') {
+		if (clock_now_ns() > deadline)
+			return error_set(error, -ETIMEDOUT, "PID %d: its main thread does not end", process->pid);
+		nanosleep(&pause, NULL);
+	}
 	return 0;
 }
 

@@ -175,6 +175,12 @@ int tracee_process_add_undo(struct tracee_process *process, tracee_undo_fn undo,
 /* Takes the entry out again (first match of both), without calling it. */
 void tracee_process_drop_undo(struct tracee_process *process, tracee_undo_fn undo, void *data);
 
+/*
+ * A copy of the process's descriptor `fd`, or a negative errno; the caller closes it. Of a process whose main thread has ended
+ * it takes Linux 6.9.
+ */
+int tracee_process_getfd(const struct tracee_process *process, int fd);
+
 /* ---- memory */
 
 /* Through /proc/PID/mem: reads and writes whatever the protection; all of it or an error. */
@@ -408,6 +414,11 @@ int tracee_process_die(struct tracee_process *process, int status, int64_t deadl
  * it is not. Its parent gets SIGCHLD and can wait for it. It stays stopped when it is let go; batches can be run until then.
  */
 int tracee_process_stop_group(struct tracee_process *process, int signal, int64_t deadline, struct error *error);
+/*
+ * Ends the leader of a shell while its other threads go on: no child of it may have a death signal yet. It is a zombie then,
+ * until the process ends, and the first of the others runs what is for the process.
+ */
+int tracee_process_end_leader(struct tracee_process *process, int64_t deadline, struct error *error);
 /* Ends a thread of a shell that is not wanted any more (not the leader) and frees the object. */
 int tracee_thread_end(struct tracee_thread *thread, int64_t deadline, struct error *error);
 

@@ -81,7 +81,7 @@ static bool file_is_memory(pid_t pid, const struct procfs_map *map)
 	struct statfs fs;
 	struct stat st;
 
-	snprintf(path, sizeof(path), "/proc/%d/map_files/%lx-%lx", pid, (unsigned long)map->start,
+	snprintf(path, sizeof(path), "/proc/%d/map_files/%lx-%lx", procfs_live_thread(pid), (unsigned long)map->start,
 		 (unsigned long)map->end);
 	/* Where the answer is not to be had (no right, gone already), tracking too much is the safe side. */
 	if (stat(path, &st) < 0 || statfs(path, &fs) < 0)

@@ -338,7 +338,7 @@ int track_soft_dirty_prepare(struct track *track, struct error *error)
 	if (r < 0)
 		return r;
 
-	snprintf(path, sizeof(path), "/proc/%d/clear_refs", track->pid);
+	snprintf(path, sizeof(path), "/proc/%d/clear_refs", procfs_live_thread(track->pid));
 	dirty->clear_fd = open(path, O_WRONLY | O_CLOEXEC);
 	if (dirty->clear_fd < 0)
 		return error_set_errno(error, -errno, "%s", path);

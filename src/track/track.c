@@ -78,8 +78,8 @@ static int take_userfaultfd(struct tracee_process *process, int *ret_fd, struct 
 	if (r < 0)
 		return error_wrap(error, r, "cannot track the written pages");
 	inside = (int)tracee_batch_result(batch, 0);
-	fd = (int)syscall(SYS_pidfd_getfd, process->pidfd, inside, 0);
-	code = errno;
+	fd = tracee_process_getfd(process, inside);
+	code = -fd;
 	r = close_inside(thread, inside, error);
 	if (fd < 0)
 		return error_set_errno(error, -code, "PID %d: pidfd_getfd of its userfaultfd", process->pid);
@@ -106,7 +106,7 @@ static int open_pagemap(struct track *track, struct error *error)
 {
 	char path[40];
 
-	snprintf(path, sizeof(path), "/proc/%d/pagemap", track->pid);
+	snprintf(path, sizeof(path), "/proc/%d/pagemap", procfs_live_thread(track->pid));
 	track->pagemap_fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (track->pagemap_fd < 0)
 		return error_set_errno(error, -errno, "%s", path);

@@ -227,6 +227,24 @@ int procfs_read_threads(pid_t pid, struct procfs_pids *pids, struct error *error
 	return 0;
 }
 
+pid_t procfs_live_thread(pid_t pid)
+{
+	struct procfs_pids threads = { 0 };
+	struct procfs_stat stat;
+	pid_t found = 0;
+
+	if (procfs_read_stat(pid, &stat, NULL) < 0)
+		return 0;
+	if (stat.state != 'Z' && stat.state != 'X')
+		return pid;
+	if (stat.threads > 1 && procfs_read_threads(pid, &threads, NULL) == 0)
+		array_for_each(tid, &threads)
+			if (!found && procfs_read_stat(*tid, &stat, NULL) == 0 && stat.state != 'Z' && stat.state != 'X')
+				found = *tid;
+	array_deinit(&threads);
+	return found;
+}
+
 int procfs_read_children(pid_t pid, struct procfs_pids *pids, struct error *error)
 {
 	struct procfs_pids threads = { 0 };

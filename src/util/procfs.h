@@ -85,5 +85,10 @@ int procfs_read_stat(pid_t tid, struct procfs_stat *ret, struct error *error);
 int procfs_read_status(pid_t pid, const char *name, char *ret_value, size_t size, struct error *error);
 
 /* Threads of a process, and children of all of its threads; appended in the kernel's order. */
+/*
+ * A thread of the process that lives: the first one, whose number is the PID, unless that has ended while others run. Under its
+ * number /proc has the memory and the descriptors of the process. 0: nobody lives.
+ */
+pid_t procfs_live_thread(pid_t pid);
 int procfs_read_threads(pid_t pid, struct procfs_pids *pids, struct error *error);
 int procfs_read_children(pid_t pid, struct procfs_pids *pids, struct error *error);

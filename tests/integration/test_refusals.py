@@ -52,26 +52,6 @@ def test_zombie(two_hosts, page_server):
     a.kill(parent)
 
 
-HEADLESS = """
-import ctypes, threading, time
-threading.Thread(target=time.sleep, args=(100,)).start()
-ctypes.CDLL(None).syscall(60, 0)  # exit(2): this thread alone
-"""
-
-
-def test_main_thread_has_ended(two_hosts, page_server):
-    a, b, _ = two_hosts
-    parent = a.spawn_daemon(["/bin/sh", "-c", f"'{sys.executable}' -c '{HEADLESS}' & wait"])
-    wait_until(lambda: [pid for pid in a.tree(parent) if a.state(pid) == "Z"], 10, "a main thread that has ended")
-    pid = a.tree(parent)[1]
-    with Unharmed(a, b, None, page_server) as watch:
-        watch.refused(send(a, page_server, pid, state_dir=watch.state), f"PID {pid}", "its main thread has ended")
-        watch.refused(send(a, page_server, parent, state_dir=watch.state), f"PID {pid}: process main thread {pid}",
-                      "its main thread has ended while others run")
-    a.kill(parent)
-    a.kill(pid)
-
-
 def test_thread_of_the_kernel():
     """Seen only from outside of the hosts' PID namespaces."""
     for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):

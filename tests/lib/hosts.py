@@ -187,16 +187,22 @@ class Host:
         return pathlib.Path(f"/proc/{outer}")
 
     def alive(self, pid):
-        """Whether the process exists and is no zombie."""
-        return self.state(pid) not in (None, "Z", "X")
+        """Whether the process exists and is no zombie; its main thread may be one while others run."""
+        fields = self._stat(pid)
+        return fields is not None and (fields[0] not in "ZX" or int(fields[17]) > 1)
 
     def state(self, pid):
         """The state's letter from /proc, or None when there is no such process."""
+        fields = self._stat(pid)
+        return fields and fields[0]
+
+    def _stat(self, pid):
+        """Fields of /proc/PID/stat behind the name, or None."""
         try:
             stat = (self.proc(pid) / "stat").read_text()
         except (OSError, ProcessLookupError):
             return None
-        return stat[stat.rindex(")") + 2]
+        return stat[stat.rindex(")") + 2:].split()
 
     def tree(self, pid):
         """PIDs of the process and all its descendants inside the host, parents first."""

@@ -131,32 +131,6 @@ static void test_bad_roots(void **state)
 
 /* ---- blockers */
 
-static void *outlive(void *data)
-{
-	pthread_join(*(pthread_t *)data, NULL);
-	for (;;)
-		pause();
-	return NULL;
-}
-
-/* A child without its main thread. */
-static void add_headless(void)
-{
-	static pthread_t self;
-	pthread_t thread;
-	pid_t pid = fork();
-
-	if (pid == 0) {
-		self = pthread_self();
-		if (pthread_create(&thread, NULL, outlive, &self) == 0)
-			pthread_exit(NULL);
-		_exit(1);
-	}
-	for (struct procfs_stat stat = { 0 }; stat.state != 'Z'; sched_yield())
-		if (procfs_read_stat(pid, &stat, NULL) < 0)
-			_exit(1);
-}
-
 static void add_namespace(void)
 {
 	(void)!unshare(CLONE_NEWUTS);
@@ -284,8 +258,6 @@ static void expect_blocker(void (*setup)(void), const char *kind, const char *wo
 	array_for_each(process, &ctx->processes)
 		if ((*process)->pid != pid)
 			kill((*process)->pid, SIGKILL);
-	array_for_each(headless, &ctx->headless)
-		kill(*headless, SIGKILL);
 	dump_context_free(ctx);
 	image_set_free(images);
 	child_end(pid);
@@ -293,7 +265,6 @@ static void expect_blocker(void (*setup)(void), const char *kind, const char *wo
 
 static void test_blockers(void **state)
 {
-	expect_blocker(add_headless, "process", "main thread has ended");
 	expect_blocker(add_namespace, "namespace", "namespace");
 	expect_blocker(add_seccomp, "process", "SECCOMP_RET_USER_NOTIF");
 	expect_blocker(add_seccomp_to_thread, "process", "SECCOMP_RET_USER_NOTIF");
