@@ -27,7 +27,6 @@
 #include <sys/types.h>
 
 #include "image/blockers.h"
-#include "util/parallel.h"
 #include "image/image.h"
 #include "image/kinds.h"
 #include "image/tree.h"
@@ -35,6 +34,7 @@
 #include "util/array.h"
 #include "util/error.h"
 #include "util/log.h"
+#include "util/parallel.h"
 #include "util/pidmap.h"
 #include "util/procfs.h"
 #include "util/timens.h"
@@ -78,9 +78,9 @@ struct dump_tcp_mark {
 
 #define DUMP_TCP_MARKS PARALLEL_MAX /* so many are read at a time */
 
-/* One process of the tree. */
 #define DUMP_FLAGS_AHEAD 32 /* descriptors whose flags are asked for with all else */
 
+/* One process of the tree. */
 struct dump_process {
 	pid_t pid;                     /* as seen by us */
 	pid_t live;                    /* a thread of it that lives: `pid`, unless the main thread has ended while others run */

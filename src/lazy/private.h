@@ -258,10 +258,12 @@ void lazy_link_done(struct lazy *lazy);
 void lazy_link_everything(struct lazy *lazy);
 /* The server has gone: what of the logs the keeper has been told is crossed out. False: a fork was lost. */
 bool lazy_link_settle(struct lazy *lazy);
+/* Asks the keeper at the other end for all of it: 0, or a negative errno. */
+int lazy_link_ask(int fd);
 /* Takes one message and applies it, or answers it; returns its kind, 0 at the end of the link, or a negative errno. */
 int lazy_link_receive(struct lazy *lazy, int fd);
 
-/* ---- keeper.c: lazy_keeper_enter(), and how keeper-link.c starts it: under this name, with the socket's path */
+/* ---- keeper.c: lazy_keeper_enter(), and how keeper-start.c starts it: under this name, with the socket's path */
 
 #define LAZY_KEEPER_NAME      "pagestream-keeper"
 #define LAZY_KEEPER_LISTEN_FD 3

@@ -27,7 +27,6 @@
 #include "util/cleanup.h"
 #include "util/procfs.h"
 
-#define MASTER_PATH  "/dev/ptmx"
 #define MAJOR_PTS    136
 #define SPARES_MAX   8192 /* over the kernel's usual limit of pseudo-terminals, 4096 */
 #define MASTER_FLAGS (O_RDWR | O_NOCTTY | O_CLOEXEC)
@@ -66,28 +65,6 @@ static struct restore_pty *pty_find(const struct restore_tree *tree, uint32_t in
 			if (pty->index == index)
 				return pty;
 	return NULL;
-}
-
-static bool is_master(const TerminalInfo *info)
-{
-	return info->type == TERMINAL_TYPE__TERMINAL_PTY && info->id & 1 && info->pty;
-}
-
-int restore_pty_has_master(const struct image_set *images, uint32_t id, struct error *error)
-{
-	const struct image_record *record;
-	size_t cursor = 0;
-
-	while ((record = image_set_next(images, IMAGE_TTY_INFO, IMAGE_ANY, &cursor))) {
-		_cleanup_message_ TerminalInfo *info = NULL;
-		int r = image_unpack(record, terminal_info, &info, error);
-
-		if (r < 0)
-			return r;
-		if (is_master(info) && (info->id == id || info->id == (id | 1)))
-			return 1;
-	}
-	return 0;
 }
 
 /* ---- making them */
@@ -131,7 +108,7 @@ static int pty_make(struct restore_tree *tree, const TerminalInfo *info, struct 
 	struct restore_pty pty = { .index = info->pty->index, .fd = -1 };
 	int r;
 
-	pty.fd = open_master(info->path ? info->path : MASTER_PATH, pty.index, error);
+	pty.fd = open_master(info->path ? info->path : RESTORE_PTY_MASTER, pty.index, error);
 	r = pty.fd < 0 ? pty.fd : unlock(pty.fd, error);
 	if (r == 0 && array_append(&tree->ptys->list, pty) < 0)
 		r = error_set(error, -ENOMEM, "no memory for terminals");
@@ -166,7 +143,7 @@ static int load_info(struct restore_tree *tree, const struct image_record *recor
 	struct restore_pty *pty;
 	int r = image_unpack(record, terminal_info, &info, error);
 
-	if (r < 0 || info->type != TERMINAL_TYPE__TERMINAL_PTY || !info->pty || is_master(info) != masters)
+	if (r < 0 || info->type != TERMINAL_TYPE__TERMINAL_PTY || !info->pty || restore_pty_is_master(info) != masters)
 		return r;
 	pty = pty_find(tree, info->pty->index);
 	if (!masters) {
@@ -357,11 +334,11 @@ static int open_hung_up(uint32_t index, int flags, struct error *error)
 	struct error ignored = ERROR_INIT;
 	int fd;
 
-	pty.fd = open_master(MASTER_PATH, index, &ignored);
+	pty.fd = open_master(RESTORE_PTY_MASTER, index, &ignored);
 	if (pty.fd < 0)
-		pty.fd = open(MASTER_PATH, MASTER_FLAGS);
+		pty.fd = open(RESTORE_PTY_MASTER, MASTER_FLAGS);
 	if (pty.fd < 0)
-		return error_set_errno(error, -errno, "cannot make a pseudo-terminal by %s", MASTER_PATH);
+		return error_set_errno(error, -errno, "cannot make a pseudo-terminal by %s", RESTORE_PTY_MASTER);
 	fd = unlock(pty.fd, error);
 	if (fd == 0)
 		fd = open_slave(&pty, flags, error);
@@ -476,59 +453,4 @@ int restore_ptys_finish(struct restore_tree *tree, struct error *error)
 	}
 	restore_ptys_free(steal_ptr(&tree->ptys));
 	return r;
-}
-
-/* ---- preflight */
-
-/* CRIU's images do not tell which processes of a session have given its terminal up. */
-static int tells_who_is_controlled(const struct image_set *images, struct error *error)
-{
-	const struct image_record *record;
-	size_t cursor = 0;
-	int tells = 0;
-
-	while (!tells && (record = image_set_next(images, IMAGE_PSTREE, IMAGE_ANY, &cursor))) {
-		_cleanup_message_ TreeProcess *process = NULL;
-		int r = image_unpack(record, tree_process, &process, error);
-
-		if (r < 0)
-			return r;
-		tells = process->has_terminal;
-	}
-	return tells;
-}
-
-int restore_ptys_check(const struct image_set *images, struct image_blockers *blockers, struct error *error)
-{
-	const struct image_record *record;
-	int tells = tells_who_is_controlled(images, error);
-	const char *maker;
-	size_t cursor = 0;
-	pid_t session;
-
-	while (tells >= 0 && (record = image_set_next(images, IMAGE_TTY_INFO, IMAGE_ANY, &cursor))) {
-		_cleanup_message_ TerminalInfo *info = NULL;
-		char path[32];
-		int r = image_unpack(record, terminal_info, &info, error);
-
-		if (r < 0)
-			return r;
-		if (!is_master(info))
-			continue;
-		session = (pid_t)info->sid;
-		maker = info->path ? info->path : MASTER_PATH;
-		snprintf(path, sizeof(path), "/dev/pts/%u", info->pty->index);
-		if (session && !tells)
-			image_blockers_add(blockers, session, "terminal", "the images do not tell which processes it controls",
-					   "dump the tree with migrate", "%s", path);
-		if (access(maker, R_OK | W_OK) < 0)
-			image_blockers_add(blockers, session, "terminal",
-					   "pseudo-terminals cannot be made on the restoring host",
-					   "mount a devpts there", "%s", maker);
-		else if (access(path, F_OK) == 0)
-			image_blockers_add(blockers, session, "terminal", "its number is in use on the restoring host",
-					   "end the program that uses it there, or restore in a mount namespace with a devpts "
-					   "of its own", "%s", path);
-	}
-	return tells < 0 ? tells : 0;
 }

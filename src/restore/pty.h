@@ -13,6 +13,8 @@
 #include "restore/parts.h"
 #include "tty.pb-c.h"
 
+#define RESTORE_PTY_MASTER "/dev/ptmx"
+
 struct restore_ptys;
 
 struct restore_pty {
@@ -41,5 +43,9 @@ int restore_pty_open(struct restore_tree *tree, const TerminalFile *message, str
 int restore_ptys_finish(struct restore_tree *tree, struct error *error);
 void restore_ptys_free(struct restore_ptys *ptys);
 
-/* Is there a record of the master of a pair that moves for a terminal of that id, or its other end? */
+/*
+ * pty-check.c: does the record describe the master of a pair that moves? And is there one for a terminal of that id, or its
+ * other end?
+ */
+bool restore_pty_is_master(const TerminalInfo *info);
 int restore_pty_has_master(const struct image_set *images, uint32_t id, struct error *error);

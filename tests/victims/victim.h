@@ -1,16 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What all victims share. A victim is a small program that holds one kind of kernel state and can
- *say at any time whether that state is still what it should be:
+ * What all victims share. A victim is a small program that holds one kind of kernel state and can say at any time whether that
+ * state is still what it should be:
  *
  *	NAME DIR [args]		sets its state up, then writes its PID into DIR/ready
  *	DIR/check		the test puts a new number here (by rename) ...
- *	DIR/result		... and the victim answers "N ok [notes]" or "N FAIL reason" (by
- *rename) DIR/skip		written instead of DIR/ready, with exit status 77, when this machine
- *lacks the feature
+ *	DIR/result		... and the victim answers "N ok [notes]" or "N FAIL reason" (likewise)
+ *	DIR/skip		instead of DIR/ready, with exit status 77: this machine lacks the feature
  *
- * Between checks a victim holds no descriptor of the protocol: it only calls stat(2) every two
- *milliseconds. So a picture of its descriptors taken at any time between checks is always the same.
+ * Between checks a victim holds no descriptor of the protocol: it only calls stat(2) every two milliseconds. So a picture of
+ * its descriptors taken at any time between checks is always the same.
  *
  * All functions may block for as long as the file system does. None is async-signal-safe.
  */
