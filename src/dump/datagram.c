@@ -70,7 +70,7 @@ struct describe {
 
 static bool match(const struct dump_file *file)
 {
-	int domain = dump_socket_domain(file), type;
+	int domain = file->domain, type;
 
 	if (domain != AF_INET && domain != AF_INET6)
 		return false;

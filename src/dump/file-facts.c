@@ -21,6 +21,7 @@
 #include "dump/file-kind.h"
 #include "util/cleanup.h"
 #include "util/fdio.h"
+#include "util/sockopt.h"
 
 #ifndef F_GETOWNER_UIDS
 #define F_GETOWNER_UIDS 17
@@ -256,6 +257,8 @@ static int read_rest(struct dump_reader *reader, struct dump_file *file)
 	r = read_link(reader, file);
 	if (r < 0)
 		return r;
+	file->domain = S_ISSOCK(file->st.st_mode) && !(file->flags & O_PATH) ?
+			       sockopt_get_int(file->fd, SOL_SOCKET, SO_DOMAIN, -1) : -1;
 	pos = in_place && !(file->flags & O_PATH) ? lseek(file->fd, 0, SEEK_CUR) : 0;
 	file->pos = pos > 0 ? (uint64_t)pos : 0;
 	read_owner(file->fd, &file->owner);

@@ -53,6 +53,7 @@ struct dump_file {
 	struct stat st;		      /* of `fd` */
 	char link[DUMP_LINK_MAX];     /* what /proc/PID/fd/NUMBER leads to */
 	uint32_t flags;		      /* fcntl(F_GETFL) */
+	int domain;		      /* AF_* of a socket; -1 for what is none, or was opened as a path */
 	uint64_t pos;		      /* files with a position */
 	uint64_t serial; /* tells files of one inode apart where the kernel numbers them; else 0 */
 	uint32_t id;	 /* id of its IMAGE_FILES record */
@@ -344,8 +345,6 @@ void dump_memory_mounts_deinit(struct dump_memory_mounts *mounts);
  */
 int dump_socket_options(struct dump_context *ctx, const struct dump_file *file, int domain, int type, int protocol,
 			struct image_socket_options **ret, struct error *error);
-/* AF_*; -1 for what is no socket, or was opened as a path. */
-int dump_socket_domain(const struct dump_file *file);
 /*
  * What it compares with, made once; NULL while that was not done. For those who read options in several threads: looking it
  * up changes nothing.

@@ -47,9 +47,7 @@
 
 static bool match(const struct dump_file *file)
 {
-	int domain = dump_socket_domain(file);
-
-	return domain == AF_INET || domain == AF_INET6;
+	return file->domain == AF_INET || file->domain == AF_INET6;
 }
 
 static void format_address(const union dump_inet_address *address, char *text, size_t size)

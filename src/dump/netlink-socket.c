@@ -27,7 +27,7 @@
 
 static bool match(const struct dump_file *file)
 {
-	return dump_socket_domain(file) == AF_NETLINK;
+	return file->domain == AF_NETLINK;
 }
 
 static bool has_unread(const struct dump_file *file)

@@ -36,7 +36,7 @@ struct listed {
 
 static bool match(const struct dump_file *file)
 {
-	return dump_socket_domain(file) == AF_PACKET;
+	return file->domain == AF_PACKET;
 }
 
 /* ---- the list */

@@ -6,14 +6,12 @@
 #include "image/socket-options.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "dump/file-kind.h"
 #include "util/cleanup.h"
-#include "util/sockopt.h"
 
 static int add_reference(struct dump_files *files, int domain, int type, int protocol, struct error *error)
 {
@@ -74,13 +72,6 @@ int dump_socket_options(struct dump_context *ctx, const struct dump_file *file, 
 	if (r == 0)
 		*ret = files->options;
 	return r;
-}
-
-int dump_socket_domain(const struct dump_file *file)
-{
-	if (!S_ISSOCK(file->st.st_mode) || (file->flags & O_PATH))
-		return -1;
-	return sockopt_get_int(file->fd, SOL_SOCKET, SO_DOMAIN, -1);
 }
 
 void dump_socket_options_free(struct dump_files *files)

@@ -36,7 +36,7 @@ static const struct {
 /* The place in the table, or COUNT(refused). */
 static size_t find(const struct dump_file *file)
 {
-	int domain = dump_socket_domain(file), protocol = 0;
+	int domain = file->domain, protocol = 0;
 	size_t i;
 
 	if (domain < 0 || sockopt_read_int(file->fd, SOL_SOCKET, SO_PROTOCOL, &protocol) < 0)

@@ -270,7 +270,7 @@ static int dump(struct dump_context *ctx, const struct dump_file *file, struct e
 
 static bool match(const struct dump_file *file)
 {
-	return dump_socket_domain(file) == AF_UNIX;
+	return file->domain == AF_UNIX;
 }
 
 /* ---- the whole */

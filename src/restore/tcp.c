@@ -128,7 +128,7 @@ static int connect_quietly(int fd, const InetSocket *socket, const struct stream
 	uint32_t own = message->outq_seq - message->outq_len - has_own_fin(socket->state) - is_waiting(socket, stream);
 	union restore_address source, peer;
 	socklen_t size = restore_inet_address(socket, false, &source), peer_size = restore_inet_address(socket, true, &peer);
-	bool transparent = false;
+	bool transparent = false, freebind = false;
 	socklen_t bool_size = sizeof(int);
 	int value = 0, r;
 
@@ -136,8 +136,9 @@ static int connect_quietly(int fd, const InetSocket *socket, const struct stream
 		return error_set(error, -EPROTO, "a connection's address is damaged");
 	if (getsockopt(fd, IPPROTO_IP, IP_TRANSPARENT, &value, &bool_size) == 0)
 		transparent = value;
-	(void)sockopt_set_int(fd, IPPROTO_IP, IP_FREEBIND, 1);
-	(void)sockopt_set_int(fd, IPPROTO_IP, IP_TRANSPARENT, 1);
+	/* Both let bind(2) take an address that is not here; connect(2) asks for the second. */
+	if (sockopt_set_int(fd, IPPROTO_IP, IP_TRANSPARENT, 1) < 0)
+		(void)sockopt_set_int(fd, IPPROTO_IP, IP_FREEBIND, freebind = 1);
 	if (bind(fd, &source.any, size) < 0)
 		return error_set_errno(error, -errno, "binding a connection");
 	r = set_sequence(fd, TCP_RECV_QUEUE, message->inq_seq - message->inq_len);
@@ -149,7 +150,8 @@ static int connect_quietly(int fd, const InetSocket *socket, const struct stream
 		return error_set_errno(error, -errno,
 				       errno == EADDRNOTAVAIL ? "this connection exists already" : "connecting quietly");
 	(void)sockopt_set_int(fd, IPPROTO_IP, IP_TRANSPARENT, transparent);
-	(void)sockopt_set_int(fd, IPPROTO_IP, IP_FREEBIND, socket->ip_opts && socket->ip_opts->freebind);
+	if (freebind != (socket->ip_opts && socket->ip_opts->freebind))
+		(void)sockopt_set_int(fd, IPPROTO_IP, IP_FREEBIND, !freebind);
 	return 0;
 }
 
