@@ -29,6 +29,7 @@
 
 #include "image/tcp-repair.h"
 #include "util/cleanup.h"
+#include "util/procfs.h"
 #include "util/sockopt.h"
 #include "util/stop-point.h"
 
@@ -63,7 +64,7 @@ static int leave(int fd, const struct dump_tcp_mark *before)
 int dump_tcp_mend(const struct dump_tcp_mark *mark)
 {
 	pid_t pid = atomic_load(&mark->pid);
-	_cleanup_fd_ int pidfd = pid ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+	_cleanup_fd_ int pidfd = pid ? procfs_live_pidfd(pid) : -1;
 	_cleanup_fd_ int fd = pidfd < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, pidfd, mark->number, 0);
 	int r;
 

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "util/cleanup.h"
+#include "util/procfs.h"
 
 int image_tcp_set(int fd, enum image_tcp_mode mode)
 {
@@ -60,15 +61,15 @@ static int wake(int fd, void *context)
 /* Adds up what `action` returns for each socket of a process. One failure does not keep it from the others. */
 static int for_each_socket(pid_t pid, int (*action)(int fd, void *context), void *context)
 {
-	_cleanup_fd_ int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	_cleanup_fd_ int pidfd = procfs_live_pidfd(pid);
 	struct dirent *entry;
 	int sum = 0, failure = 0;
 	char path[64];
 	DIR *dir;
 
 	if (pidfd < 0)
-		return errno == ESRCH ? 0 : -errno;
-	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
+		return pidfd == -ESRCH ? 0 : pidfd;
+	snprintf(path, sizeof(path), "/proc/%d/fd", procfs_live_thread(pid));
 	dir = opendir(path);
 	if (!dir)
 		return errno == ENOENT || errno == ESRCH ? 0 : -errno;

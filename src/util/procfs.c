@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "buffer.h"
 #include "cleanup.h"
@@ -225,6 +227,14 @@ int procfs_read_threads(pid_t pid, struct procfs_pids *pids, struct error *error
 			return error_set(error, -ENOMEM, "out of memory");
 	}
 	return 0;
+}
+
+int procfs_live_pidfd(pid_t pid)
+{
+	pid_t live = procfs_live_thread(pid);
+	int fd = live ? (int)syscall(SYS_pidfd_open, live, live == pid ? 0 : O_EXCL) : -ESRCH;
+
+	return live && fd < 0 ? -errno : fd;
 }
 
 pid_t procfs_live_thread(pid_t pid)

@@ -90,5 +90,7 @@ int procfs_read_status(pid_t pid, const char *name, char *ret_value, size_t size
  * number /proc has the memory and the descriptors of the process. 0: nobody lives.
  */
 pid_t procfs_live_thread(pid_t pid);
+/* A pidfd by which its descriptors can be fetched: that thread's (PIDFD_THREAD, Linux 6.9, if it is not the first). -ESRCH. */
+int procfs_live_pidfd(pid_t pid);
 int procfs_read_threads(pid_t pid, struct procfs_pids *pids, struct error *error);
 int procfs_read_children(pid_t pid, struct procfs_pids *pids, struct error *error);

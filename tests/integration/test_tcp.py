@@ -3,6 +3,7 @@
 and nothing is reset.
 """
 import errno
+import pathlib
 import random
 import re
 import select
@@ -121,6 +122,22 @@ def test_there_and_back(two_hosts, lan, address, keys, echo, talks, mode):
             echo.check(target)
     talks.finish()
     echo.check(a)
+
+
+def test_main_thread_has_ended(two_hosts, lan, address, page_server, start_victim):
+    """The source still finds the connections of what it ends: their peers hear nothing of that."""
+    a, b, _ = two_hosts
+    victim = start_victim(a, "tcp-echo", PORT, 0, 1)
+    streams = Talks(lan)
+    streams.move()
+    with address.goes_to(b) as hook:
+        done = send(a, page_server, victim.pid, hook=hook)
+    assert done.status == 0, done.text()
+    assert not [line for line in pathlib.Path(f"/proc/{a.init}/net/tcp").read_text().splitlines()[1:] if f":{PORT:04X} " in line]
+    streams.move()
+    streams.finish()
+    victim.check(b)
+    assert not locks(a) and not locks(b)
 
 
 def locks(host):

@@ -90,6 +90,8 @@ static inline void move_begin(struct move *move, void (*setup)(const char *direc
 	pid = move_spawn(setup, move->directory);
 	move->source_process.pid = pid;
 	move->source_process.files_id = (uint32_t)pid;
+	move->source_process.live = pid;
+	move->source_process.thread_pidfd = -1;
 	move->source_process.pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	snprintf(path, sizeof(path), "/proc/%d", pid);
 	move->source_process.proc_fd = open(path, O_PATH | O_CLOEXEC);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Echoes what comes in over TCP, on a port of all addresses, IPv4 too: arguments PORT and, to hold back more than a
- * connection's buffers take, BYTES a second. The peer knows what it has sent, so it is the one who checks; a check of this
- * program asks for no connection that has ended otherwise than by its end.
+ * connection's buffers take, BYTES a second (0: any); a third one, 1, ends the main thread and leaves the work to another. The
+ * peer knows what it has sent, so it is the one who checks; a check of this program asks for no connection that has ended
+ * otherwise than by its end.
  */
 #include "victim.h"
 
@@ -10,6 +11,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -119,22 +121,34 @@ static void turn(struct state *s)
 		accept_all(s);
 }
 
-int main(int argc, char **argv)
+static struct victim victim;
+
+static void *work(void *argument)
 {
 	static struct state s;
-	struct victim v;
 
-	victim_start(&v, argc, argv);
-	s.rate = victim_arg(&v, 1, 0);
-	open_listener(&s, victim_arg(&v, 0, 7070));
-	victim_ready(&v);
+	s.rate = victim_arg(&victim, 1, 0);
+	open_listener(&s, victim_arg(&victim, 0, 7070));
+	victim_ready(&victim);
 	for (;;) {
 		turn(&s);
-		if (!victim_asked(&v))
+		if (!victim_asked(&victim))
 			continue;
 		if (s.failure[0])
-			victim_fail(&v, "%s", s.failure);
-		victim_note(&v, "connections=%u", (unsigned)s.count - 1);
-		victim_answer(&v, !s.failure[0]);
+			victim_fail(&victim, "%s", s.failure);
+		victim_note(&victim, "connections=%u", (unsigned)s.count - 1);
+		victim_answer(&victim, !s.failure[0]);
 	}
+	return argument;
+}
+
+int main(int argc, char **argv)
+{
+	pthread_t thread;
+
+	victim_start(&victim, argc, argv);
+	if (victim_arg(&victim, 2, 0) == 0)
+		work(NULL);
+	MUST(pthread_create(&thread, NULL, work, NULL) == 0);
+	pthread_exit(NULL);
 }
