@@ -5,6 +5,7 @@
  * who they were; then dumpable, timers and pending signals; at last the remote area goes and the registers are set.
  */
 #include <errno.h>
+#include <stdlib.h>
 
 #include "parts.h"
 #include "restore/files.h"
@@ -27,9 +28,19 @@ static int for_each_process(struct restore_tree *tree, process_part part, bool m
 	return r;
 }
 
-static int finish_process(struct restore_tree *tree, struct restore_process *process, struct error *error)
+static int finish_processes(struct restore_tree *tree, struct error *error)
 {
-	return tracee_process_finish(process->tracee, tree->deadline, error);
+	struct tracee_process **tracees = calloc(tree->processes.count + 1, sizeof(*tracees));
+	int r = tracees ? 0 : error_set_errno(error, -ENOMEM, "cannot finish the processes");
+
+	for (size_t i = 0; r == 0 && i < tree->processes.count; i++)
+		tracees[i] = tree->processes.items[i]->tracee;
+	for (size_t i = 0, count; r == 0 && i < tree->processes.count; i += count) {
+		count = tree->processes.count - i < RESTORE_TOGETHER ? tree->processes.count - i : RESTORE_TOGETHER;
+		r = tracee_process_finish_many(tracees + i, count, tree->deadline, error);
+	}
+	free(tracees);
+	return r;
 }
 
 int restore_finish(struct restore_tree *tree, struct error *error)
@@ -70,6 +81,6 @@ int restore_finish(struct restore_tree *tree, struct error *error)
 	if (r == 0)
 		r = restore_for_each_together(tree, restore_process_last, error);
 	if (r == 0)
-		r = for_each_process(tree, finish_process, false, error);
+		r = finish_processes(tree, error);
 	return r;
 }

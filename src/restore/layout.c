@@ -49,8 +49,11 @@ static void layout_deinit(struct layout *layout)
 	pidmap_deinit(&layout->terminals);
 }
 
-static bool wants_thread(const TreeProcess *process, pid_t tid)
+/* Mostly it is at the same place: there may be thousands. */
+static bool wants_thread(const TreeProcess *process, size_t place, pid_t tid)
 {
+	if (place < process->n_threads && process->threads[place] == (uint32_t)tid)
+		return true;
 	for (size_t i = 0; i < process->n_threads; i++)
 		if (process->threads[i] == (uint32_t)tid)
 			return true;
@@ -146,7 +149,7 @@ static int end_threads(struct restore_tree *tree, struct restore_process *proces
 	int r = 0;
 
 	for (size_t i = tracee->threads.count; i-- > 1 && r == 0;)
-		if (!wants_thread(wanted, tracee->threads.items[i]->tid))
+		if (!wants_thread(wanted, i, tracee->threads.items[i]->tid))
 			r = tracee_thread_end(tracee->threads.items[i], tree->deadline, error);
 	return r;
 }
@@ -418,6 +421,11 @@ static int widen_table(struct restore_tree *tree, struct restore_process *proces
 	return r;
 }
 
+static bool has_thread(const struct tracee_process *tracee, size_t place, pid_t tid)
+{
+	return (place < tracee->threads.count && tracee->threads.items[place]->tid == tid) || tracee_process_find(tracee, tid);
+}
+
 static int create_threads(struct restore_tree *tree, struct restore_process *process, const TreeProcess *wanted,
 			  struct error *error)
 {
@@ -427,7 +435,7 @@ static int create_threads(struct restore_tree *tree, struct restore_process *pro
 		pid_t tid = (pid_t)wanted->threads[i];
 		struct tracee_thread *thread;
 
-		if (tracee_process_find(process->tracee, tid))
+		if (has_thread(process->tracee, i, tid))
 			continue;
 		r = tracee_thread_clone(process->tracee->threads.items[0], tid, tree->deadline, &thread, error);
 		if (r < 0)

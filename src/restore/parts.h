@@ -49,6 +49,7 @@ void restore_borrow_end(struct tracee_batch *batch, int pidfd_index);
 
 /* ---- batches of several processes: together.c --------------------------------------------------------------------- */
 
+#define RESTORE_TOGETHER 32 /* processes at a time */
 /* To be run at the same time, one in the leader of each process. Zero-initialised before. */
 struct restore_together {
 	ARRAY(struct tracee_thread *) threads; /* borrowed */

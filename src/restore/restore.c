@@ -128,6 +128,8 @@ int restore_tree_layout(struct restore_tree *tree, const struct image_set *image
 	tree->images = images;
 	r = layout(tree, error);
 	tree->images = NULL;
+	tree->laid_out = r == 0 && tree->depth == UINT_MAX ? images : NULL;
+	tree->laid_out_count = image_set_count(images);
 	return r;
 }
 
@@ -151,7 +153,8 @@ int restore_tree_finish(struct restore_tree *tree, const struct image_set *image
 		return error_set(error, -EINVAL, "the tree is finished");
 	tree->images = images;
 	tree->depth = UINT_MAX;
-	r = layout(tree, error);
+	/* The last round's layout was made for the same set: nothing is different. */
+	r = tree->laid_out == images && tree->laid_out_count == image_set_count(images) ? 0 : layout(tree, error);
 	if (r == 0)
 		r = restore_finish(tree, error);
 	tree->images = NULL;

@@ -107,6 +107,8 @@ struct restore_tree {
 	struct pidmap by_pid;                  /* the same, by PID; owned */
 	restore_process_list zombies;          /* shells that are to end; without tracee, when they have; owned */
 	struct image_tree before;              /* that the last layout was made for; owned */
+	const struct image_set *laid_out;      /* that all of the last layout was made for, and how many records it had; */
+	size_t laid_out_count;                 /* never followed */
 	const struct image_set *images;        /* the newest, during a call; borrowed */
 	int own_pidfd;                         /* pidfd of this process, owned */
 	int64_t deadline;                      /* for batches and waits; CLOCK_FOREVER unless the caller sets it */

@@ -10,8 +10,6 @@
 #include "parts.h"
 #include "util/cleanup.h"
 
-#define TOGETHER_MAX 32
-
 struct tracee_batch *restore_together_batch(struct restore_together *together, struct restore_process *process,
 					    struct error *error)
 {
@@ -73,7 +71,7 @@ int restore_for_each_together(struct restore_tree *tree, restore_together_part p
 		struct restore_process *process = *place;
 
 		/* What it shares with one that is before it may be what both are about to change. */
-		if (together.batches.count >= TOGETHER_MAX || process->shares)
+		if (together.batches.count >= RESTORE_TOGETHER || process->shares)
 			r = restore_together_run(tree, &together, error);
 		if (r < 0)
 			return r;

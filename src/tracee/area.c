@@ -226,10 +226,23 @@ int area_ensure(struct tracee_thread *thread, size_t slots, size_t batch_size, i
 	return r;
 }
 
+int area_unmapped(struct tracee_process *process, int64_t result, struct error *error)
+{
+	struct tracee_private_process *own = process->own;
+
+	if (result < 0)
+		return error_set_errno(error, (int)result, "PID %d: cannot unmap the remote area", process->pid);
+	if (own->trace >= 0)
+		traces_clear(own->traces, own->trace);
+	own->trace = -1;
+	own->slots = own->slots_used = 0;
+	process->area_address = process->area_size = 0;
+	return 0;
+}
+
 int area_unmap(struct tracee_process *process, int64_t deadline, struct error *error)
 {
 	const uint64_t args[6] = { process->area_address, process->area_size };
-	struct tracee_private_process *own = process->own;
 	struct tracee_thread *by = NULL;
 	int64_t result = 0;
 	int r;
@@ -243,16 +256,10 @@ int area_unmap(struct tracee_process *process, int64_t deadline, struct error *e
 	}
 	if (r == 0)
 		r = by ? inject_call(by, deadline, &result, error, SYS_munmap, args) : -ESRCH;
-	if (r == 0 && result < 0)
-		r = error_set_errno(error, (int)result, "PID %d: cannot unmap the remote area",
-				    process->pid);
-	if (r < 0 && r != -ESRCH)
-		return r;
-	if (own->trace >= 0)
-		traces_clear(own->traces, own->trace);
-	own->trace = -1;
-	own->slots = own->slots_used = 0;
-	process->area_address = process->area_size = 0;
+	if (r == 0)
+		return area_unmapped(process, result, error);
+	if (r == -ESRCH)
+		area_unmapped(process, 0, NULL);
 	return r;
 }
 

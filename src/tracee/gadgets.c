@@ -88,9 +88,11 @@ void tracee_hints_free(struct tracee_hints *hints)
 	free(hints);
 }
 
+/* Looked for at once, and not when time matters; clones have what their maker knows. If that fails, it does again later. */
 void tracee_process_code_moved(struct tracee_process *process)
 {
 	process->own->gadgets = (struct gadgets){ .known = false };
+	(void)gadgets_find(process, NULL);
 }
 
 bool gadgets_complete(const struct gadgets *gadgets)

@@ -136,52 +136,54 @@ static void clean_up(struct tracee_thread *thread, struct injection *injection)
 	free(injection->saved);
 }
 
-/* Lets the thread execute the call and stop behind it. `resume`: how to let it go on now. */
-static int step(struct tracee_thread *thread, uint64_t address, int64_t deadline,
-		struct error *error)
+/* How far a thread is with its call. */
+struct progress {
+	int resume;      /* how to let it go on: PTRACE_SYSCALL as far as the entry, then PTRACE_CONT */
+	uint64_t signal; /* to hand on */
+	bool done;       /* it has executed the call and stands behind it */
+};
+
+static int let_go_on(struct tracee_thread *thread, const struct progress *progress, struct error *error)
 {
-	int resume = PTRACE_SYSCALL, status, r;
-	uint64_t signal = 0;
+	int r;
 
-	for (;;) {
-		/* behind the entry it is executed in any case, and stops where signals are looked
-		 * at */
-		if (resume == PTRACE_CONT)
-			ptrace_do(PTRACE_INTERRUPT, thread->tid, 0, 0);
-		r = ptrace_do(resume, thread->tid, 0, signal);
-		if (r < 0)
-			return ptrace_fail(error, r, thread->tid, "let it run");
-		r = wait_stop(thread->tid, deadline, &status);
-		if (r == -ETIMEDOUT)
-			return error_set(error, r,
-					 "PID %d: thread %d did not finish a system call in time",
-					 thread->process->pid, thread->tid);
-		if (r < 0)
-			return ptrace_fail(error, r, thread->tid, "wait for it");
-		signal = 0;
-		if (status == (SIGTRAP | 0x80)) {
-			resume = PTRACE_CONT;
-		} else if (status >> 8 == EVENT_STOP) {
-			struct user_regs_struct now;
-
-			r = thread_get_kernel_regs(thread, &now, error);
-			if (r < 0 || now.rip != address)
-				return r;
-		} else if (status >> 8 == 0) {
-			/* all that can be blocked is blocked: SIGSTOP, which is handed on, or a
-			 * fault of ours */
-			if (status == SIGSEGV || status == SIGILL || status == SIGTRAP ||
-			    status == SIGSYS || status == SIGBUS)
-				return error_set(error, -EFAULT,
-						 "PID %d: got signal %d in a system call of ours",
-						 thread->tid, status);
-			signal = (uint64_t)status;
-		}
-	}
+	/* behind the entry it is executed in any case, and stops where signals are looked at */
+	if (progress->resume == PTRACE_CONT)
+		ptrace_do(PTRACE_INTERRUPT, thread->tid, 0, 0);
+	r = ptrace_do(progress->resume, thread->tid, 0, progress->signal);
+	return r < 0 ? ptrace_fail(error, r, thread->tid, "let it run") : 0;
 }
 
-static int run(struct tracee_thread *thread, const struct injection *injection, long nr,
-	       const uint64_t args[6], int64_t deadline, int64_t *ret_result, struct error *error)
+/* Waits for the next stop. `address` is that of the syscall instruction. */
+static int take_stop(struct tracee_thread *thread, uint64_t address, struct progress *progress, int64_t deadline,
+		     struct error *error)
+{
+	struct user_regs_struct now;
+	int status, r = wait_stop(thread->tid, deadline, &status);
+
+	if (r == -ETIMEDOUT)
+		return error_set(error, r, "PID %d: thread %d did not finish a system call in time", thread->process->pid,
+				 thread->tid);
+	if (r < 0)
+		return ptrace_fail(error, r, thread->tid, "wait for it");
+	progress->signal = 0;
+	if (status == (SIGTRAP | 0x80)) {
+		progress->resume = PTRACE_CONT;
+	} else if (status >> 8 == EVENT_STOP) {
+		r = thread_get_kernel_regs(thread, &now, error);
+		progress->done = r == 0 && now.rip != address;
+	} else if (status >> 8 == 0) {
+		/* all that can be blocked is blocked: SIGSTOP, which is handed on, or a fault of ours */
+		if (status == SIGSEGV || status == SIGILL || status == SIGTRAP || status == SIGSYS || status == SIGBUS)
+			return error_set(error, -EFAULT, "PID %d: got signal %d in a system call of ours", thread->tid, status);
+		progress->signal = (uint64_t)status;
+	}
+	return r;
+}
+
+/* Gives the thread the registers and the mask with which the call is made. */
+static int set_up(struct tracee_thread *thread, const struct injection *injection, long nr, const uint64_t args[6],
+		  struct error *error)
 {
 	struct user_regs_struct regs = thread->regs;
 	int r;
@@ -208,14 +210,33 @@ static int run(struct tracee_thread *thread, const struct injection *injection, 
 	thread->own->masked = true;
 	thread->own->mask = MASK_ALL;
 	thread->stopped = false;
-	r = step(thread, injection->address, deadline, error);
-	if (r < 0)
-		return r;
+	return 0;
+}
+
+static int get_result(struct tracee_thread *thread, int64_t *ret_result, struct error *error)
+{
+	struct user_regs_struct regs;
+	int r;
+
 	thread->stopped = true;
 	r = thread_get_kernel_regs(thread, &regs, error);
 	if (r == 0)
 		*ret_result = (int64_t)regs.rax;
 	return r;
+}
+
+static int run(struct tracee_thread *thread, const struct injection *injection, long nr,
+	       const uint64_t args[6], int64_t deadline, int64_t *ret_result, struct error *error)
+{
+	struct progress progress = { .resume = PTRACE_SYSCALL };
+	int r = set_up(thread, injection, nr, args, error);
+
+	while (r == 0 && !progress.done) {
+		r = let_go_on(thread, &progress, error);
+		if (r == 0)
+			r = take_stop(thread, injection->address, &progress, deadline, error);
+	}
+	return r < 0 ? r : get_result(thread, ret_result, error);
 }
 
 /* The return address tells: no function that is called has that one, only a signal handler. */
@@ -254,4 +275,39 @@ int inject_call(struct tracee_thread *thread, int64_t deadline, int64_t *ret_res
 		return r < 0 ? r : back;
 	*ret_result = result;
 	return 0;
+}
+
+int inject_call_many(struct inject_many *calls, size_t count, int64_t deadline, struct error *error)
+{
+	struct progress *progress = calloc(count + 1, sizeof(*progress));
+	size_t left = count;
+	int r = progress ? 0 : error_set(error, -ENOMEM, "out of memory");
+
+	for (size_t i = 0; r == 0 && i < count; i++) {
+		struct injection injection = { .is_protected = false };
+
+		progress[i].resume = PTRACE_SYSCALL;
+		r = gadgets_find(calls[i].thread->process, error);
+		injection.address = calls[i].thread->process->own->gadgets.syscall;
+		if (r == 0)
+			r = set_up(calls[i].thread, &injection, calls[i].nr, calls[i].args, error);
+	}
+	while (r == 0 && left) {
+		for (size_t i = 0; r == 0 && i < count; i++)
+			if (!progress[i].done)
+				r = let_go_on(calls[i].thread, &progress[i], error);
+		for (size_t i = 0; r == 0 && i < count; i++) {
+			struct tracee_thread *thread = calls[i].thread;
+
+			if (progress[i].done)
+				continue;
+			r = take_stop(thread, thread->process->own->gadgets.syscall, &progress[i], deadline, error);
+			if (r == 0 && progress[i].done) {
+				left--;
+				r = get_result(thread, &calls[i].result, error);
+			}
+		}
+	}
+	free(progress);
+	return r;
 }

@@ -155,6 +155,17 @@ int frame_build(struct tracee_thread *thread, uint64_t address, uint64_t restore
  */
 int inject_call(struct tracee_thread *thread, int64_t deadline, int64_t *ret_result,
 		struct error *error, long nr, const uint64_t args[6]);
+/*
+ * The same in threads of different shells, all at the same time. They keep the registers of the call: the caller gives them
+ * their own again. A failure leaves some of them anywhere in it.
+ */
+struct inject_many {
+	struct tracee_thread *thread; /* borrowed */
+	long nr;
+	uint64_t args[6];
+	int64_t result; /* set by inject_call_many() */
+};
+int inject_call_many(struct inject_many *calls, size_t count, int64_t deadline, struct error *error);
 /* Is the thread, found by another tracer, in the middle of such a call that a dead tracer has
  * begun? */
 bool inject_is_under_way(struct tracee_thread *thread);
@@ -179,6 +190,8 @@ uint64_t area_slot_size(size_t batch_size);
 int area_ensure(struct tracee_thread *thread, size_t slots, size_t batch_size, int64_t deadline,
 		struct error *error);
 int area_unmap(struct tracee_process *process, int64_t deadline, struct error *error);
+/* What is known of an area whose munmap(2) has had that result; an error if it is one. */
+int area_unmapped(struct tracee_process *process, int64_t result, struct error *error);
 uint64_t area_slot_address(const struct tracee_process *process, int slot);
 /* Of the slot's header. */
 uint64_t area_batch_address(const struct tracee_process *process, int slot);

@@ -384,20 +384,48 @@ int tracee_process_stop_group(struct tracee_process *process, int signal, int64_
 
 /* ---- the end of building */
 
-int tracee_process_finish(struct tracee_process *process, int64_t deadline, struct error *error)
+/* The threads of a shell get what is theirs, for good. */
+static int settle_threads(struct tracee_process *process, struct error *error)
 {
-	int r;
+	int r = 0;
 
-	r = area_unmap(process, deadline, error);
 	for (size_t i = 0; r == 0 && i < process->threads.count; i++) {
 		struct tracee_thread *thread = process->threads.items[i];
 
 		thread->own->mask_changed = thread->own->regs_changed = true;
 		r = thread_unpark(thread, error);
 	}
-	if (r == 0)
-		process->own->finished = true;
 	return r;
+}
+
+int tracee_process_finish_many(struct tracee_process *const *processes, size_t count, int64_t deadline, struct error *error)
+{
+	struct inject_many *calls = calloc(count + 1, sizeof(*calls));
+	size_t areas = 0;
+	int r = calls ? 0 : error_set(error, -ENOMEM, "out of memory");
+
+	for (size_t i = 0; r == 0 && i < count; i++) {
+		const struct tracee_process *process = processes[i];
+
+		if (process->area_size)
+			calls[areas++] = (struct inject_many){ .thread = process->threads.items[0], .nr = SYS_munmap,
+							       .args = { process->area_address, process->area_size } };
+	}
+	if (r == 0)
+		r = inject_call_many(calls, areas, deadline, error);
+	for (size_t i = 0; r == 0 && i < areas; i++)
+		r = area_unmapped(calls[i].thread->process, calls[i].result, error);
+	free(calls);
+	for (size_t i = 0; r == 0 && i < count; i++) {
+		r = settle_threads(processes[i], error);
+		processes[i]->own->finished = r == 0;
+	}
+	return r;
+}
+
+int tracee_process_finish(struct tracee_process *process, int64_t deadline, struct error *error)
+{
+	return tracee_process_finish_many(&process, 1, deadline, error);
 }
 
 int tracee_process_keep(struct tracee_process *process, struct error *error)

@@ -427,6 +427,8 @@ int tracee_thread_end(struct tracee_thread *thread, int64_t deadline, struct err
  * threads for good. No batch can be run afterwards. The process still dies with its tracer.
  */
 int tracee_process_finish(struct tracee_process *process, int64_t deadline, struct error *error);
+/* That of many, at the same time. */
+int tracee_process_finish_many(struct tracee_process *const *processes, size_t count, int64_t deadline, struct error *error);
 
 /* From now on the process outlives its tracer: if the tracer dies, it runs on (so: only when the
  * commit is written). */
