@@ -81,6 +81,7 @@ static int decide(const Clocks *message, bool this_boot, struct restore_clocks *
 	if (r < 0)
 		return r;
 	plan(message, this_boot, &machine, &clocks->offsets);
+	clocks->own = own;
 	clocks->decided = clocks->continuous = true;
 	if (is_same(&clocks->offsets, &own) || timens_is_supported())
 		return 0;
@@ -119,9 +120,7 @@ int restore_clocks_decide(const struct image_set *images, struct restore_clocks 
 
 int64_t restore_clocks_elapsed(const struct restore_tree *tree, uint64_t then)
 {
-	struct timens_offsets now;
+	int64_t now = clock_now_ns() - tree->clocks.own.monotonic + tree->clocks.offsets.monotonic;
 
-	if (!tree->clocks.continuous || timens_now(&tree->clocks.offsets, &now, NULL) < 0 || now.monotonic < (int64_t)then)
-		return 0;
-	return now.monotonic - (int64_t)then;
+	return tree->clocks.continuous && now > (int64_t)then ? now - (int64_t)then : 0;
 }

@@ -298,6 +298,8 @@ static int create_root(struct layout *layout, struct error *error)
 		return r;
 	r = restore_shell_create(layout->tree, message, &process->tracee, error);
 	if (r == 0)
+		restore_process_note_root(layout->tree, process->pid);
+	if (r == 0)
 		r = restore_mm_new(layout->tree, process, error);
 	if (r == 0)
 		r = note_process(layout, 0, process, error);

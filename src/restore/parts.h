@@ -26,6 +26,8 @@ struct restore_own_creds { /* of this program, so of every shell */
 struct restore_host {
 	struct image_xsave_layout xsave;
 	struct restore_own_creds creds;
+	/* What the root's shell began with, and so each: restore_process_note_root(). INT64_MAX, UINT32_MAX: not known. */
+	int64_t oom_score_adj, coredump_filter, login;
 };
 
 /* ---- messages ----------------------------------------------------------------------------------------------------- */
@@ -169,6 +171,7 @@ int restore_aio_check(const struct image_set *images, struct image_blockers *blo
  * process.c: what belongs to a process, by a batch in its leader; before its threads get their credentials. Where it has one
  * thread and needs nothing in between, all the rest goes into that batch, too: process->is_set_up.
  */
+void restore_process_note_root(struct restore_tree *tree, pid_t pid);
 int restore_process_apply(struct restore_tree *tree, struct restore_process *process, struct restore_together *together,
 			  struct error *error);
 /* Of one that is not set up: POSIX timers and threads. */

@@ -104,13 +104,35 @@ static int write_proc(const struct restore_process *process, const char *name, c
 	return fd < 0 ? -errno : fdio_write(fd, text, strlen(text));
 }
 
-/* Set from outside. A score below ours needs CAP_SYS_RESOURCE; a process that keeps ours is no reason to fail. */
+/* A number in a file of /proc/PID; `missing` when it cannot be read. */
+static int64_t read_number(pid_t pid, const char *name, int64_t missing)
+{
+	_cleanup_buffer_ struct buffer text = BUFFER_INIT;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", pid, name);
+	return fdio_read_file(-1, path, 64, &text) < 0 ? missing :
+		       strtoll((const char *)text.data, NULL, strcmp(name, "coredump_filter") == 0 ? 16 : 10);
+}
+
+void restore_process_note_root(struct restore_tree *tree, pid_t pid)
+{
+	tree->host->oom_score_adj = read_number(pid, "oom_score_adj", INT64_MAX);
+	tree->host->coredump_filter = read_number(pid, "coredump_filter", INT64_MAX);
+	tree->host->login = read_number(pid, "loginuid", UINT32_MAX);
+}
+
+/*
+ * Set from outside, where a shell has something else. A score below ours needs CAP_SYS_RESOURCE; a process that keeps ours is
+ * no reason to fail. Who shares memory has got the score of the other one by now.
+ */
 static int apply_from_outside(struct restore_tree *tree, const struct restore_process *process,
 			      const CoreProcess *core, const ProcessExtra *extra, struct error *error)
 {
-	int r;
+	int r = 0;
 
-	r = write_proc(process, "oom_score_adj", "%d", core->oom_score_adj);
+	if (process->owner || core->oom_score_adj != tree->host->oom_score_adj)
+		r = write_proc(process, "oom_score_adj", "%d", core->oom_score_adj);
 	if (r == -EACCES || r == -EPERM) {
 		log_debug(tree->log, "PID %d keeps this program's oom_score_adj instead of %d", process->pid,
 			  core->oom_score_adj);
@@ -118,26 +140,17 @@ static int apply_from_outside(struct restore_tree *tree, const struct restore_pr
 	}
 	if (r < 0)
 		return error_set_errno(error, r, "cannot set /proc/%d/oom_score_adj", process->pid);
-	r = write_proc(process, "coredump_filter", "0x%x", (int)extra->coredump_filter);
+	if (extra->coredump_filter != tree->host->coredump_filter)
+		r = write_proc(process, "coredump_filter", "0x%x", (int)extra->coredump_filter);
 	if (r < 0 && r != -ENOENT)
 		return error_set_errno(error, r, "cannot set /proc/%d/coredump_filter", process->pid);
 	return 0;
 }
 
-/* What a shell has is what this program has. */
-static uint32_t read_login(const struct restore_process *process)
-{
-	_cleanup_buffer_ struct buffer text = BUFFER_INIT;
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/%d/loginuid", process->tracee->threads.items[0]->tid);
-	return fdio_read_file(-1, path, 64, &text) < 0 ? UINT32_MAX : (uint32_t)strtoul((const char *)text.data, NULL, 10);
-}
-
-static void add_first(struct restore_process *process, struct tracee_batch *batch, const CoreProcess *core,
+static void add_first(const struct restore_tree *tree, struct tracee_batch *batch, const CoreProcess *core,
 		      const ProcessExtra *extra, const struct fs_fds *fds)
 {
-	if (core->has_loginuid && core->loginuid != read_login(process))
+	if (core->has_loginuid && core->loginuid != tree->host->login)
 		restore_setting_login(batch, core->loginuid);
 	add_fs(batch, fds);
 	tracee_batch_call(batch, SYS_personality, core->personality);
@@ -211,8 +224,8 @@ static bool is_simple(const struct restore_process *process, const struct proces
 {
 	const CoreThread *core = messages->core->thread_core;
 
-	return process->tracee->threads.count == 1 && !process->shares && messages->core->tc->timers->n_posix == 0 && core &&
-	       core->seccomp_mode == SECCOMP_MODE__SECCOMP_NONE &&
+	return process->tracee->threads.count == 1 && !process->tracee->leader_dead && !process->shares && core &&
+	       messages->core->tc->timers->n_posix == 0 && core->seccomp_mode == SECCOMP_MODE__SECCOMP_NONE &&
 	       messages->extra->xcomp_permissions >> PROCESS_XCOMP_FIRST == 0;
 }
 
@@ -236,7 +249,7 @@ int restore_process_apply(struct restore_tree *tree, struct restore_process *pro
 	batch = restore_together_batch(together, process, error);
 	if (!batch)
 		return -ENOMEM;
-	add_first(process, batch, messages.core->tc, messages.extra, &fds);
+	add_first(tree, batch, messages.core->tc, messages.extra, &fds);
 	r = apply_from_outside(tree, process, messages.core->tc, messages.extra, error);
 	process->is_set_up = is_simple(process, &messages);
 	if (r < 0 || !process->is_set_up)

@@ -75,6 +75,7 @@ struct restore_clocks {
 	bool decided;                  /* the rest is set; once, by the first layout */
 	bool continuous;               /* they go on from what they showed on the source */
 	struct timens_offsets offsets; /* against the machine's clocks */
+	struct timens_offsets own;     /* those of this program, while `continuous` */
 };
 
 /* A process being built. */

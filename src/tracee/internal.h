@@ -72,6 +72,7 @@ struct tracee_private_process {
 	bool finished;                   /* registers are final, no area any more */
 	bool kept;                       /* outlives its tracer */
 	bool is_guest;                   /* its memory is that of its maker, which goes on: its area must not stay there */
+	size_t xstate_size;              /* of a thread's xsave area, which is the same for all; 0: not asked yet */
 	uint32_t xstate_ends[XSTATE_COMPONENTS]; /* of each in the xsave area; 0: not asked yet */
 };
 

@@ -218,6 +218,7 @@ int tracee_process_clone(struct tracee_thread *by, pid_t pid, uint64_t flags, in
 	process->own->slot_size = maker->own->slot_size;
 	process->own->slots = maker->own->slots;
 	process->own->slots_open = true;
+	process->own->xstate_size = maker->own->xstate_size;
 	*ret = process;
 	return 0;
 }

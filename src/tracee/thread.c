@@ -333,7 +333,7 @@ int thread_load_xstate(struct tracee_thread *thread, struct error *error)
 	r = ptrace_do(PTRACE_GETREGSET, thread->tid, NT_X86_XSTATE, (uintptr_t)&iov);
 	if (r < 0)
 		return ptrace_fail(error, r, thread->tid, "read the vector registers");
-	own->xstate_size = iov.iov_len;
+	own->xstate_size = thread->process->own->xstate_size = iov.iov_len;
 	own->xstate_known = true;
 	return 0;
 }
@@ -354,11 +354,26 @@ int tracee_thread_get_xstate(struct tracee_thread *thread, void *data, size_t si
 	return 0;
 }
 
+/* For an area that is written as a whole. */
+static int make_xstate_room(struct tracee_thread *thread, struct error *error)
+{
+	struct tracee_private_thread *own = thread->own;
+
+	if (!thread->process->own->xstate_size)
+		return thread_load_xstate(thread, error);
+	if (!own->xstate)
+		own->xstate = malloc(TRACEE_XSTATE_MAX);
+	if (!own->xstate)
+		return error_set(error, -ENOMEM, "out of memory");
+	own->xstate_size = thread->process->own->xstate_size;
+	return 0;
+}
+
 int tracee_thread_set_xstate(struct tracee_thread *thread, const void *data, size_t size,
 			     struct error *error)
 {
 	struct tracee_private_thread *own = thread->own;
-	int r = thread_load_xstate(thread, error);
+	int r = make_xstate_room(thread, error);
 
 	if (r < 0)
 		return r;
@@ -369,7 +384,7 @@ int tracee_thread_set_xstate(struct tracee_thread *thread, const void *data, siz
 				 thread->tid, own->xstate_size, size);
 	memcpy(own->xstate, data, size);
 	memset(own->xstate + size, 0, own->xstate_size - size);
-	own->xstate_changed = own->frame_stale = true;
+	own->xstate_known = own->xstate_changed = own->frame_stale = true;
 	return 0;
 }
 
