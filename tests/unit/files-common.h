@@ -88,7 +88,7 @@ static inline void move_begin(struct move *move, void (*setup)(const char *direc
 	memset(move, 0, sizeof(*move));
 	scratch_directory(move->directory, sizeof(move->directory), "test-files");
 	pid = move_spawn(setup, move->directory);
-	move->source_process.pid = pid;
+	move->source_process.pid = move->source_process.live = pid;
 	move->source_process.files_id = (uint32_t)pid;
 	move->source_process.live = pid;
 	move->source_process.thread_pidfd = -1;
