@@ -391,10 +391,13 @@ def test_page_server_killed_after_commit(two_hosts, lan, address, keys, echo, ta
 
 
 def test_resolved(two_hosts, lan, address, page_server, echo, talks, tmp_path):
-    """migrate is killed after the commit: what ends the copy here is migrate resolve."""
+    """migrate is killed after the commit: what ends the copy here is migrate resolve. No page is missing there that only a new
+    one could send.
+    """
     a, b, _ = two_hosts
     with address.goes_to(b) as hook:
-        job = send_start(a, page_server, echo.pid, hook=hook, env=stop_at("running-read"), state_dir=tmp_path / "state")
+        job = send_start(a, page_server, echo.pid, hook=hook, mode="precopy", env=stop_at("running-read"),
+                         state_dir=tmp_path / "state")
         job.wait_stopped()
         job.kill()
         job.wait(20)
