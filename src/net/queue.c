@@ -277,7 +277,7 @@ static int put_data(struct net_queue *queue, int raw, const struct net_waiting *
 	return there < 0 ? error_set_errno(error, (int)there, "looking at a connection that waits") : 0;
 }
 
-/* Nothing but a retransmission of the peer's would show whether it has come: it is sent until the queue says so. */
+/* Sent once: all data before it has come the same way, and nothing would tell of an end that has not. */
 static int put_end(struct net_queue *queue, int raw, const struct net_waiting *waiting, struct error *error)
 {
 	struct net_segment segment = segment_of(waiting);
