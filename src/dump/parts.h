@@ -101,6 +101,8 @@ int dump_sharing_read(struct dump_context *ctx, struct error *error);
 void dump_sharing_check(struct dump_context *ctx);
 /* Blockers for processes outside of the tree that have memory of it; looks at all of /proc, some us a process. */
 int dump_sharing_outside(struct dump_context *ctx, struct error *error);
+/* Has the thread a working directory, root and umask apart from its process (unshare(2) with CLONE_FS)? */
+bool dump_sharing_own_place(const struct dump_process *process, pid_t tid);
 void dump_sharing_threads(struct dump_context *ctx, const struct dump_process *process);
 
 /* vfork.c: a blocker for who waits for a child of vfork(2), after 100 ms. */
@@ -111,7 +113,7 @@ int dump_tree_records(struct dump_context *ctx, bool frozen, struct error *error
 
 /* process.c: blockers that /proc shows: namespaces, seccomp, tracers, zombies, shared tables, terminals, limits. */
 int dump_process_check(struct dump_context *ctx, struct dump_process *process, struct error *error);
-/* IMAGE_FS of a process. */
+/* IMAGE_FS of a process, and of each thread that has its own. */
 int dump_process_fs(struct dump_context *ctx, struct dump_process *process, struct error *error);
 
 /*

@@ -103,21 +103,45 @@ int dump_process_check(struct dump_context *ctx, struct dump_process *process, s
 	return 0;
 }
 
-int dump_process_fs(struct dump_context *ctx, struct dump_process *process, struct error *error)
+static int place_record(struct dump_context *ctx, struct dump_process *process, uint32_t id, const char *cwd, const char *root,
+			uint32_t umask, struct error *error)
 {
 	Fs message = FS__INIT;
+	int r;
+
+	message.has_umask = true;
+	message.umask = umask;
+	r = dump_file_link(ctx, process, cwd, &message.cwd_id, error);
+	if (r == 0)
+		r = dump_file_link(ctx, process, root, &message.root_id, error);
+	return r < 0 ? r : image_set_add(ctx->images, IMAGE_FS, id, &message.base, error);
+}
+
+static int thread_place(struct dump_context *ctx, struct dump_process *process, pid_t tid, struct error *error)
+{
+	struct dump_status status;
+	char cwd[48], root[48];
+	int r = dump_status_read(process->pid, tid, &status, error);
+
+	if (r < 0)
+		return r;
+	snprintf(cwd, sizeof(cwd), "task/%d/cwd", tid);
+	snprintf(root, sizeof(root), "task/%d/root", tid);
+	r = place_record(ctx, process, (uint32_t)tid, cwd, root, status.umask, error);
+	dump_status_deinit(&status);
+	return r;
+}
+
+int dump_process_fs(struct dump_context *ctx, struct dump_process *process, struct error *error)
+{
 	const struct dump_status *status;
 	int r;
 
 	r = dump_process_status(process, &status, error);
-	if (r < 0)
-		return r;
-	message.has_umask = true;
-	message.umask = status->umask;
-	r = dump_file_link(ctx, process, "cwd", &message.cwd_id, error);
 	if (r == 0)
-		r = dump_file_link(ctx, process, "root", &message.root_id, error);
-	if (r == 0)
-		r = image_set_add(ctx->images, IMAGE_FS, (uint32_t)process->pid, &message.base, error);
+		r = place_record(ctx, process, (uint32_t)process->pid, "cwd", "root", status->umask, error);
+	array_for_each(tid, &process->threads)
+		if (r == 0 && dump_sharing_own_place(process, *tid))
+			r = thread_place(ctx, process, *tid, error);
 	return r;
 }

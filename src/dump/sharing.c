@@ -174,16 +174,33 @@ int dump_sharing_outside(struct dump_context *ctx, struct error *error)
 	return 0;
 }
 
+bool dump_sharing_own_place(const struct dump_process *process, pid_t tid)
+{
+	return tid != process->pid && tid != process->live && syscall(SYS_kcmp, tid, process->live, KCMP_FS, 0, 0) > 0;
+}
+
+/* With whom else a thread shares a place that is not its process's; 0: nobody. */
+static pid_t find_sharer(const struct dump_context *ctx, const struct dump_process *process, pid_t tid)
+{
+	array_for_each(other, &process->threads)
+		if (*other != tid && syscall(SYS_kcmp, tid, *other, KCMP_FS, 0, 0) == 0)
+			return *other;
+	array_for_each(other, &ctx->processes)
+		if (*other != process && syscall(SYS_kcmp, tid, (*other)->live, KCMP_FS, 0, 0) == 0)
+			return (*other)->pid;
+	return 0;
+}
+
 void dump_sharing_threads(struct dump_context *ctx, const struct dump_process *process)
 {
-	static const struct {
-		int kind;
-		const char *name;
-	} kinds[] = { { KCMP_FILES, "descriptor table" }, { KCMP_FS, "working directory and umask" } };
+	array_for_each(tid, &process->threads) {
+		pid_t other = dump_sharing_own_place(process, *tid) ? find_sharer(ctx, process, *tid) : 0;
 
-	array_for_each(tid, &process->threads)
-		for (size_t i = 0; *tid != process->pid && i < sizeof(kinds) / sizeof(kinds[0]); i++)
-			if (syscall(SYS_kcmp, *tid, process->live, kinds[i].kind, 0, 0) > 0)
-				dump_refuse(ctx, process->pid, "thread", IMAGE_KIND_THREAD_TABLE, "%s of thread %d",
-					    kinds[i].name, *tid);
+		if (other)
+			dump_refuse(ctx, process->pid, "thread", IMAGE_KIND_THREAD_TABLE,
+				    "working directory and umask of threads %d and %d", *tid, other);
+		if (*tid != process->pid && syscall(SYS_kcmp, *tid, process->live, KCMP_FILES, 0, 0) > 0)
+			dump_refuse(ctx, process->pid, "thread", IMAGE_KIND_THREAD_TABLE, "descriptor table of thread %d",
+				    *tid);
+	}
 }

@@ -25,7 +25,7 @@ enum image_type {
 	IMAGE_CORE = 3,           /* id: TID */
 	IMAGE_IDS = 4,            /* id: PID */
 	IMAGE_MM = 5,             /* id: PID */
-	IMAGE_FS = 6,             /* id: PID */
+	IMAGE_FS = 6,             /* id: PID, or TID of a thread that has its own */
 	IMAGE_FDINFO = 7,         /* id: files id of the process; one record a descriptor */
 	IMAGE_FILES = 8,          /* id 0; one record an open file description */
 	IMAGE_PIPE_DATA = 9,      /* id 0: a record with the message, then one with the bytes */

@@ -219,6 +219,8 @@ void restore_setting_process(struct tracee_batch *batch, const ProcessExtra *ext
 void restore_setting_last(struct tracee_batch *batch, const ProcessExtra *extra);
 void restore_setting_login(struct tracee_batch *batch, uint32_t uid);
 
+/* process.c: of a thread that has its own; while it is root. */
+int restore_thread_place(struct restore_tree *tree, struct tracee_thread *thread, struct error *error);
 /* thread.c: a main thread that has ended on the source does; before any process has the death signal that it had. */
 int restore_leader_end(struct restore_tree *tree, struct restore_process *process, struct error *error);
 /* thread.c: all threads of a process: everything but what the process's last batch does. */

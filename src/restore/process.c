@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,15 +35,14 @@ struct fs_fds {
 	uint32_t umask;
 };
 
-static int fs_open(struct restore_tree *tree, const struct restore_process *process, struct fs_fds *fds,
-		   struct error *error)
+static int fs_open(struct restore_tree *tree, uint32_t id, struct fs_fds *fds, struct error *error)
 {
 	_cleanup_message_ Fs *message = NULL;
 	struct stat ours, theirs;
 	int r;
 
 	fds->cwd = fds->root = -1;
-	r = restore_get(tree->images, IMAGE_FS, (uint32_t)process->pid, fs, &message, error);
+	r = restore_get(tree->images, IMAGE_FS, id, fs, &message, error);
 	if (r == 0)
 		r = restore_file_link(tree, message->cwd_id, &fds->cwd, error);
 	if (r == 0)
@@ -72,6 +72,30 @@ static void add_fs(struct tracee_batch *batch, const struct fs_fds *fds)
 	tracee_batch_call(batch, SYS_close, TRACEE_RESULT(fd));
 	restore_borrow_end(batch, pidfd);
 	tracee_batch_call(batch, SYS_umask, fds->umask);
+}
+
+int restore_thread_place(struct restore_tree *tree, struct tracee_thread *thread, struct error *error)
+{
+	_cleanup_fd_ int cwd = -1, root = -1;
+	struct tracee_batch *batch;
+	struct fs_fds fds;
+	int r;
+
+	if (thread->tid == thread->process->pid || !image_set_find(tree->images, IMAGE_FS, (uint32_t)thread->tid))
+		return 0;
+	r = fs_open(tree, (uint32_t)thread->tid, &fds, error);
+	cwd = fds.cwd;
+	root = fds.root;
+	if (r < 0)
+		return r;
+	batch = tracee_batch_new();
+	if (!batch)
+		return error_set_errno(error, -ENOMEM, "cannot set up thread %d", thread->tid);
+	tracee_batch_call(batch, SYS_unshare, CLONE_FS);
+	add_fs(batch, &fds);
+	r = tracee_batch_run(thread, batch, tree->deadline, error);
+	tracee_batch_free(batch);
+	return r;
 }
 
 static void add_limits(struct tracee_batch *batch, const ResourceLimits *limits)
@@ -240,7 +264,7 @@ int restore_process_apply(struct restore_tree *tree, struct restore_process *pro
 	r = messages_get(tree, process, &messages, error);
 	if (r < 0)
 		return r;
-	r = fs_open(tree, process, &fds, error);
+	r = fs_open(tree, (uint32_t)process->pid, &fds, error);
 	if (restore_together_close(together, fds.cwd, r < 0 ? NULL : error) < 0 ||
 	    restore_together_close(together, fds.root, r < 0 ? NULL : error) < 0)
 		r = r < 0 ? r : -ENOMEM;

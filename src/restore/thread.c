@@ -308,8 +308,11 @@ int restore_threads_apply(struct restore_tree *tree, struct restore_process *pro
 	const ProcessTimers *timers = NULL;
 	int r = works ? 0 : error_set_errno(error, -ENOMEM, "cannot set up the threads of PID %d", process->pid);
 
-	for (size_t i = 0; r == 0 && i < count; i++)
+	for (size_t i = 0; r == 0 && i < count; i++) {
 		r = work_begin(tree, &works[i], tracee->threads.items[i], error);
+		if (r == 0)
+			r = restore_thread_place(tree, tracee->threads.items[i], error);
+	}
 	if (r == 0)
 		r = works_seccomp(tree, works, count, error);
 	if (r == 0)

@@ -16,7 +16,7 @@ VICTIMS = [
     "tcp-pairs",
     "locks", "leases", "procfiles", "epoll-far", "aio", "fanotify", "uring",
     "uring-objects:files", "uring-objects:buffers", "uring-objects:eventfd", "uring-objects:counts",
-    "tree:zombie", "sessions", "zombies", "tables", "clonevm", "headless", "stopped", "kinship",
+    "tree:zombie", "sessions", "zombies", "tables", "clonevm", "headless", "threadplace", "stopped", "kinship",
 ]
 PRIVATE = {"fanotify", "fifo", "leases", "listen-unix", "locks", "unixflight"}  # have an object in the file system that each host needs for itself
 

@@ -17,7 +17,7 @@ VICTIMS = [
     ("calls",), ("files",), ("deleted",), ("deleted", "map"), ("pipes",), ("fifo",), ("eventfd",), ("epoll",),
     ("timerfd",), ("signalfd",), ("inotify",),
     ("unixpair",), ("listen-tcp",), ("listen-unix",), ("udp",), ("tree",), ("tree", "zombie"), ("pty",), ("pty-queue",), ("pty-session",),
-    ("sessions",), ("zombies",), ("tables",), ("clonevm",), ("headless",), ("stopped",),
+    ("sessions",), ("zombies",), ("tables",), ("clonevm",), ("headless",), ("threadplace",), ("stopped",),
     ("tcp-pairs",),
     ("kinship",),
     ("sysv-shm",), ("sysv-sem",), ("sysv-msg",), ("posix-shm",), ("mqueue",), ("shared-open",),

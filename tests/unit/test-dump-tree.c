@@ -208,10 +208,10 @@ static void add_shared_outside(void)
 		_exit(1);
 }
 
-/* A thread's working directory is its own. */
+/* A thread's descriptor table is its own. */
 static void *apart_thread(void *data)
 {
-	if (unshare(CLONE_FS) < 0 || write(*(int *)data, "", 1) != 1)
+	if (unshare(CLONE_FILES) < 0 || write(*(int *)data, "", 1) != 1)
 		_exit(1);
 	return (void *)(intptr_t)wait_for_ever(NULL);
 }
