@@ -19,8 +19,10 @@
 #include "inventory.pb-c.h"
 #include "parts.h"
 #include "timens.pb-c.h"
+#include "util/parallel.h"
 
 #define DUMP_RETRIES 5
+#define LOOK_SHARE   8 /* processes that are worth another thread */
 
 static void dump_begin(struct dump_context *ctx, struct image_set *images)
 {
@@ -183,10 +185,8 @@ int dump_preflight(struct dump_context *ctx, struct image_set *images, struct er
 }
 
 /* Threads as the stop found them, not as the last look at /proc did. */
-static int take_tracee(struct dump_context *ctx, struct dump_process *process, struct tracee_tree *tree,
-		       struct error *error)
+static int take_tracee(struct dump_context *ctx, struct dump_process *process, struct error *error)
 {
-	process->tracee = tracee_tree_find(tree, process->pid);
 	if (!process->tracee || process->tracee->threads.count == 0)
 		return error_set(error, -ESRCH, "PID %d has ended", process->pid);
 	array_clear(&process->threads);
@@ -210,41 +210,71 @@ static int frozen_process(struct dump_context *ctx, struct dump_process *process
 	return r;
 }
 
-static int frozen_processes(struct dump_context *ctx, struct error *error)
+static int look_at(void *context, unsigned worker, size_t index, struct error *error)
+{
+	const struct dump_context *ctx = context;
+
+	(void)worker;
+	return dump_look_stopped(ctx->processes.items[index], error);
+}
+
+/* Only this thread may talk to those that it has stopped; others read /proc meanwhile. */
+static int frozen_ask(struct dump_context *ctx, struct dump_asked **asked, struct error *error)
 {
 	size_t count = ctx->processes.count;
-	struct dump_asked **asked = calloc(count, sizeof(struct dump_asked *));
-	int r = asked ? 0 : error_set_errno(error, -ENOMEM, "cannot ask %zu processes", count);
+	struct error why = ERROR_INIT;
+	struct parallel looks;
+	int r = 0, looked;
 
 	for (size_t i = 0; r == 0 && i < count; i++)
 		r = dump_threads_ask(ctx, ctx->processes.items[i], &asked[i], error);
 	if (r == 0)
-		r = dump_threads_run(ctx, asked, count, error);
-	for (size_t i = 0; r == 0 && i < count; i++)
+		r = dump_threads_make_room(ctx, asked, count, error);
+	if (r < 0)
+		return r;
+	parallel_begin(&looks, count, LOOK_SHARE, look_at, ctx);
+	r = dump_threads_run(ctx, asked, count, error);
+	looked = parallel_end(&looks, &why);
+	if (r == 0 && looked < 0)
+		r = error_set(error, looked, "%s", error_text(&why, looked));
+	return r;
+}
+
+static int frozen_processes(struct dump_context *ctx, struct dump_asked **asked, struct error *error)
+{
+	int r;
+
+	r = frozen_ask(ctx, asked, error);
+	if (r == 0)
+		r = dump_tree_records(ctx, true, error);
+	for (size_t i = 0; r == 0 && i < ctx->processes.count; i++)
+		r = dump_process_check(ctx, ctx->processes.items[i], error);
+	for (size_t i = 0; r == 0 && i < ctx->processes.count; i++)
 		r = frozen_process(ctx, ctx->processes.items[i], asked[i], error);
-	for (size_t i = 0; asked && i < count; i++)
-		dump_threads_forget(asked[i]);
-	free(asked);
 	return r;
 }
 
 static int frozen_records(struct dump_context *ctx, struct tracee_tree *tree, struct error *error)
 {
+	struct dump_asked **asked = NULL;
+	size_t count;
 	int r;
 
 	r = dump_context_take(ctx, tree, error);
-	for (size_t i = 0; r == 0 && i < ctx->processes.count; i++)
-		r = take_tracee(ctx, ctx->processes.items[i], tree, error);
+	count = ctx->processes.count;
+	for (size_t i = 0; r == 0 && i < count; i++)
+		r = take_tracee(ctx, ctx->processes.items[i], error);
 	if (r == 0)
 		r = dump_inventory(ctx, error);
 	if (r == 0)
 		r = dump_clocks(ctx, error);
+	if (r == 0 && !(asked = calloc(count, sizeof(*asked))))
+		r = error_set_errno(error, -ENOMEM, "cannot ask %zu processes", count);
 	if (r == 0)
-		r = dump_tree_records(ctx, true, error);
-	for (size_t i = 0; r == 0 && i < ctx->processes.count; i++)
-		r = dump_process_check(ctx, ctx->processes.items[i], error);
-	if (r == 0)
-		r = frozen_processes(ctx, error);
+		r = frozen_processes(ctx, asked, error);
+	for (size_t i = 0; asked && i < count; i++)
+		dump_threads_forget(asked[i]);
+	free(asked);
 	if (r == 0)
 		r = dump_seccomp_record(ctx, error);
 	if (r == 0)

@@ -78,6 +78,8 @@ struct dump_tcp_mark {
 
 #define DUMP_TCP_MARKS PARALLEL_MAX /* so many are read at a time */
 
+struct dump_look;
+
 #define DUMP_FLAGS_AHEAD 32 /* descriptors whose flags are asked for with all else */
 
 /* One process of the tree. */
@@ -99,6 +101,7 @@ struct dump_process {
 	unsigned level;                /* image/tree.h; as the next, set with its records */
 	bool fresh;                    /* its memory does not begin as a copy of its parent's on the target */
 	bool reads_direct;             /* has had a file open with O_DIRECT when its descriptors were last collected */
+	struct dump_look *look;        /* what /proc tells since the last refresh; NULL: not looked; owned by look.c */
 	bool asked_flags;              /* the next is of this stop */
 	uint32_t close_on_exec;        /* which of its descriptors below DUMP_FLAGS_AHEAD are */
 	bool seccomp;                  /* a thread was restricted by seccomp(2) at the last look at all of them */

@@ -418,11 +418,12 @@ int dump_mm(struct dump_context *ctx, struct dump_process *process, const struct
 		.message = ADDRESS_SPACE__INIT,
 		.extra = MM_EXTRA__INIT,
 	};
-	int r;
+	int r = 0;
 
 	if (owner != process)
 		return copy_records(ctx, owner, process, error);
-	r = dump_mm_flags_update(process, facts != NULL, error);
+	if (!process->look || !process->look->has_flags)
+		r = dump_mm_flags_update(process, facts != NULL, error);
 	if (r == 0)
 		r = mm_build(&builder, facts, error);
 	if (r == 0)

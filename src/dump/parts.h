@@ -18,16 +18,22 @@
 
 #define DUMP_NAMESPACES 7 /* kinds that a process has to share with this program */
 
+/* What of stat(2) tells whether two names lead to the same. */
+struct dump_same {
+	dev_t device; /* 0 with inode 0: there is no such file */
+	ino_t inode;
+};
+
 struct dump_host {
 	struct image_host facts;
 	struct image_xsave_layout xsave;
 	long online; /* CPUs */
-	struct stat namespaces[DUMP_NAMESPACES]; /* ours, in the order of process.c */
-	bool has_namespace[DUMP_NAMESPACES];     /* false: not with this kernel */
+	struct dump_same namespaces[DUMP_NAMESPACES]; /* ours, in the order of look.c */
 };
 
-/* process.c: fills in the namespaces. */
+/* look.c: fills in the namespaces; the name of one, for users. */
 void dump_namespaces_read(struct dump_host *host);
+const char *dump_namespace_name(size_t index);
 
 /* ---- memory for messages ------------------------------------------------------------------------------------------ */
 
@@ -68,6 +74,26 @@ void dump_status_deinit(struct dump_status *status);
 /* That of the main thread, read once for each look at the process. `*ret` is the process's, until it is refreshed. */
 int dump_process_status(struct dump_process *process, const struct dump_status **ret, struct error *error);
 void dump_process_forget_status(struct dump_process *process);
+
+/* ---- what /proc tells of a process -------------------------------------------------------------------------------- */
+
+struct dump_look {
+	struct dump_same namespaces[DUMP_NAMESPACES]; /* in the order of look.c */
+	struct dump_same times[2];                    /* its time namespace, and that of its children */
+	int32_t oom_score_adj;
+	uint32_t coredump_filter;
+	bool has_loginuid;
+	uint32_t loginuid;
+	bool has_flags; /* dump_process.map_flags are of this look */
+};
+
+/*
+ * look.c. `*ret` is the process's, until it is refreshed. The whole of a stopped process, by any thread: mappings with their
+ * flags, and its status, too.
+ */
+int dump_look_get(struct dump_process *process, const struct dump_look **ret, struct error *error);
+int dump_look_stopped(struct dump_process *process, struct error *error);
+void dump_look_forget(struct dump_process *process);
 
 /* ---- parts -------------------------------------------------------------------------------------------------------- */
 
@@ -168,6 +194,8 @@ struct dump_process_facts {
 struct dump_asked;
 int dump_threads_ask(struct dump_context *ctx, struct dump_process *process, struct dump_asked **ret,
 		     struct error *error);
+/* Remote areas are made, where there are none yet: nothing else changes the mappings afterwards. */
+int dump_threads_make_room(struct dump_context *ctx, struct dump_asked *const *asked, size_t count, struct error *error);
 int dump_threads_run(struct dump_context *ctx, struct dump_asked *const *asked, size_t count, struct error *error);
 int dump_threads_answer(struct dump_context *ctx, const struct dump_asked *asked, struct dump_process_facts *ret_facts,
 			struct error *error);

@@ -3,12 +3,9 @@
  * What /proc shows of a process that stands in the way of a move, and where it stands in the file system. Works on
  * running and on stopped processes alike.
  */
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "dump/files.h"
@@ -17,46 +14,30 @@
 #include "tracee/freezer.h"
 #include "util/cleanup.h"
 
-static const char *const namespaces[DUMP_NAMESPACES] = {
-	"ns/mnt", "ns/pid", "ns/pid_for_children", "ns/net", "ns/ipc", "ns/uts", "ns/user",
-};
-
-void dump_namespaces_read(struct dump_host *host)
-{
-	for (size_t i = 0; i < DUMP_NAMESPACES; i++) {
-		char path[48];
-
-		snprintf(path, sizeof(path), "/proc/self/%s", namespaces[i]);
-		host->has_namespace[i] = stat(path, &host->namespaces[i]) == 0;
-	}
-}
-
 /* One for the whole tree, whichever that is: the target's processes are clones of one that is put into one like it. */
-static void check_time(struct dump_context *ctx, const struct dump_process *process)
+static int check_time(struct dump_context *ctx, const struct dump_process *process, const struct dump_look *look,
+		      struct error *error)
 {
-	static const char *const names[] = { "ns/time", "ns/time_for_children" };
-	struct stat whole, part;
+	static const char *const names[] = { "time", "time_for_children" };
+	const struct dump_look *root;
+	int r = dump_look_get(ctx->processes.items[0], &root, error);
 
-	if (fstatat(ctx->processes.items[0]->proc_fd, names[0], &whole, 0) < 0)
-		return; /* not with this kernel */
-	for (size_t i = 0; i < 2; i++)
-		if (fstatat(process->proc_fd, names[i], &part, 0) == 0 &&
-		    (part.st_dev != whole.st_dev || part.st_ino != whole.st_ino)) {
-			dump_refuse(ctx, process->pid, "namespace", IMAGE_KIND_TIME_OTHER, "%s", strchr(names[i], '/') + 1);
-			return;
+	for (size_t i = 0; r == 0 && i < 2; i++)
+		if (root->times[0].inode && look->times[i].inode &&
+		    memcmp(&look->times[i], &root->times[0], sizeof(root->times[0])) != 0) {
+			dump_refuse(ctx, process->pid, "namespace", IMAGE_KIND_TIME_OTHER, "%s", names[i]);
+			break;
 		}
+	return r;
 }
 
-static void check_namespaces(struct dump_context *ctx, const struct dump_process *process)
+static void check_namespaces(struct dump_context *ctx, const struct dump_process *process, const struct dump_look *look)
 {
 	for (size_t i = 0; i < DUMP_NAMESPACES; i++) {
-		const struct stat *here = &ctx->host->namespaces[i];
-		struct stat there;
+		const struct dump_same *here = &ctx->host->namespaces[i];
 
-		if (!ctx->host->has_namespace[i] || fstatat(process->proc_fd, namespaces[i], &there, 0) < 0)
-			continue;
-		if (here->st_dev != there.st_dev || here->st_ino != there.st_ino)
-			dump_refuse(ctx, process->pid, "namespace", IMAGE_KIND_NAMESPACE, "%s", strchr(namespaces[i], '/') + 1);
+		if (here->inode && look->namespaces[i].inode && memcmp(here, &look->namespaces[i], sizeof(*here)) != 0)
+			dump_refuse(ctx, process->pid, "namespace", IMAGE_KIND_NAMESPACE, "%s", dump_namespace_name(i));
 	}
 }
 
@@ -87,14 +68,18 @@ static void check_status(struct dump_context *ctx, const struct dump_process *pr
 int dump_process_check(struct dump_context *ctx, struct dump_process *process, struct error *error)
 {
 	const struct dump_status *status;
+	const struct dump_look *look;
 	int r;
 
 	r = dump_process_status(process, &status, error);
+	if (r == 0)
+		r = dump_look_get(process, &look, error);
+	if (r == 0)
+		r = check_time(ctx, process, look, error);
 	if (r < 0)
 		return r;
 	check_status(ctx, process, status);
-	check_namespaces(ctx, process);
-	check_time(ctx, process);
+	check_namespaces(ctx, process, look);
 	dump_sharing_threads(ctx, process);
 	if (!process->tracee) {
 		dump_program_check(ctx, process);

@@ -314,15 +314,6 @@ static int thread_answer(struct dump_context *ctx, struct dump_process *process,
 	return r;
 }
 
-static long read_number(const struct dump_process *process, const char *name, int base)
-{
-	_cleanup_buffer_ struct buffer text = BUFFER_INIT;
-
-	if (fdio_read_record(process->proc_fd, name, SMALL_FILE_MAX, &text) < 0)
-		return 0;
-	return strtol((const char *)text.data, NULL, base);
-}
-
 static int limits_answer(const struct tracee_batch *batch, const struct process_query *query, struct dump_arena *arena,
 			 CoreProcess *message)
 {
@@ -351,15 +342,18 @@ static int process_answer(struct dump_context *ctx, struct dump_process *process
 			  struct dump_process_facts *facts, struct error *error)
 {
 	struct tracee_thread *leader = process->tracee->threads.items[0];
-	int r;
+	const struct dump_look *look;
+	int r = dump_look_get(process, &look, error);
 
+	if (r < 0)
+		return r;
 	message->task_state = leader->group_stopped ? SIGNAL_STATE_STOPPED : SIGNAL_STATE_ALIVE;
 	message->personality = (uint32_t)tracee_batch_result(batch, query->personality);
 	message->flags = process->stat.flags;
 	message->blk_sigset = leader->sigmask;
 	message->comm = process->stat.comm;
 	message->has_oom_score_adj = true;
-	message->oom_score_adj = (int32_t)read_number(process, "oom_score_adj", 10);
+	message->oom_score_adj = look->oom_score_adj;
 	message->has_child_subreaper = true;
 	message->child_subreaper = *(const int *)tracee_batch_output(batch, query->subreaper) != 0;
 	process->asked_flags = true;
@@ -370,8 +364,8 @@ static int process_answer(struct dump_context *ctx, struct dump_process *process
 	facts->brk = (uint64_t)tracee_batch_result(batch, query->brk);
 	facts->dumpable = (int)tracee_batch_result(batch, query->dumpable);
 	facts->thp_disabled = tracee_batch_result(batch, query->settings.huge_pages) > 0;
-	message->loginuid = (uint32_t)read_number(process, "loginuid", 10);
-	message->has_loginuid = faccessat(process->proc_fd, "loginuid", F_OK, 0) == 0;
+	message->loginuid = look->loginuid;
+	message->has_loginuid = look->has_loginuid;
 
 	r = dump_signal_answer(batch, &query->signals, arena, message);
 	if (r == 0)
@@ -383,17 +377,20 @@ static int process_answer(struct dump_context *ctx, struct dump_process *process
 	return dump_signal_pending(leader, true, arena, &message->signals_s, error);
 }
 
-static int process_extra(struct dump_context *ctx, const struct dump_process *process,
+static int process_extra(struct dump_context *ctx, struct dump_process *process,
 			 const struct tracee_batch *batch, const struct process_query *query,
 			 const struct dump_status *status, struct error *error)
 {
 	ProcessExtra extra = PROCESS_EXTRA__INIT;
-	int r;
 	int64_t registrations = tracee_batch_result(batch, query->membarrier);
+	const struct dump_look *look;
+	int r = dump_look_get(process, &look, error);
 
+	if (r < 0)
+		return r;
 	if (tracee_batch_result(batch, query->permissions_call) == 0)
 		memcpy(&extra.xcomp_permissions, tracee_batch_output(batch, query->permissions), sizeof(uint64_t));
-	extra.coredump_filter = (uint32_t)read_number(process, "coredump_filter", 16);
+	extra.coredump_filter = look->coredump_filter;
 	if (process->tracee->threads.items[0]->group_stopped) {
 		r = dump_stop(ctx, process, &extra, error);
 		if (r < 0)
@@ -535,24 +532,51 @@ int dump_threads_ask(struct dump_context *ctx, struct dump_process *process, str
 	return 0;
 }
 
-int dump_threads_run(struct dump_context *ctx, struct dump_asked *const *asked, size_t count, struct error *error)
+/* All threads, each with its batch. */
+struct asked_threads {
+	struct tracee_thread **threads; /* owned; those in there are borrowed */
+	struct tracee_batch **batches;  /* likewise */
+	size_t count;
+};
+
+static void asked_threads_deinit(struct asked_threads *all)
 {
-	_cleanup_free_ struct tracee_thread **threads = NULL;
-	_cleanup_free_ struct tracee_batch **batches = NULL;
-	size_t total = 0, n = 0;
+	free(all->threads);
+	free(all->batches);
+}
+
+static int asked_threads_list(struct dump_asked *const *asked, size_t count, struct asked_threads *ret, struct error *error)
+{
+	size_t total = 0;
 
 	for (size_t i = 0; i < count; i++)
 		total += asked[i]->count;
-	threads = calloc(total + 1, sizeof(*threads));
-	batches = calloc(total + 1, sizeof(*batches));
-	if (!threads || !batches)
+	ret->threads = calloc(total + 1, sizeof(struct tracee_thread *));
+	ret->batches = calloc(total + 1, sizeof(struct tracee_batch *));
+	if (!ret->threads || !ret->batches)
 		return error_set_errno(error, -ENOMEM, "cannot ask %zu threads", total);
 	for (size_t i = 0; i < count; i++)
-		for (size_t k = 0; k < asked[i]->count; k++, n++) {
-			threads[n] = asked[i]->process->tracee->threads.items[k];
-			batches[n] = asked[i]->queries[k].batch;
+		for (size_t k = 0; k < asked[i]->count; k++, ret->count++) {
+			ret->threads[ret->count] = asked[i]->process->tracee->threads.items[k];
+			ret->batches[ret->count] = asked[i]->queries[k].batch;
 		}
-	return tracee_batch_run_many(threads, batches, total, ctx->deadline, error);
+	return 0;
+}
+
+int dump_threads_make_room(struct dump_context *ctx, struct dump_asked *const *asked, size_t count, struct error *error)
+{
+	_cleanup_(asked_threads_deinit) struct asked_threads all = { 0 };
+	int r = asked_threads_list(asked, count, &all, error);
+
+	return r < 0 ? r : tracee_batch_make_room(all.threads, all.batches, all.count, ctx->deadline, error);
+}
+
+int dump_threads_run(struct dump_context *ctx, struct dump_asked *const *asked, size_t count, struct error *error)
+{
+	_cleanup_(asked_threads_deinit) struct asked_threads all = { 0 };
+	int r = asked_threads_list(asked, count, &all, error);
+
+	return r < 0 ? r : tracee_batch_run_many(all.threads, all.batches, all.count, ctx->deadline, error);
 }
 
 int dump_threads_answer(struct dump_context *ctx, const struct dump_asked *asked, struct dump_process_facts *ret_facts,

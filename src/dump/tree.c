@@ -26,6 +26,7 @@ static void process_free(struct dump_process *process)
 {
 	if (!process)
 		return;
+	dump_look_forget(process);
 	procfs_maps_deinit(&process->maps);
 	dump_process_forget_status(process);
 	array_deinit(&process->threads);
@@ -169,13 +170,16 @@ static int process_refresh(struct dump_process *process, bool stopped, struct er
 		if (r < 0)
 			return r;
 	}
+	process->asked_flags = false;
+	dump_process_forget_status(process);
+	dump_look_forget(process);
+	if (stopped)
+		return 0; /* the rest: dump_look_stopped() */
 	r = tracee_read_maps(process->live, -1, &maps, error);
 	if (r < 0)
 		return r;
 	procfs_maps_deinit(&process->maps);
 	process->maps = maps;
-	process->asked_flags = false;
-	dump_process_forget_status(process);
 	return 0;
 }
 
@@ -289,9 +293,15 @@ int dump_context_take(struct dump_context *ctx, const struct tracee_tree *tree, 
 	struct former former;
 	int r = former_take(ctx, &former, error);
 
-	array_for_each(process, &tree->processes)
+	array_for_each(process, &tree->processes) {
+		struct dump_process *taken;
+
 		if (r == 0)
 			r = adopt_process(ctx, &former, (*process)->pid, true, error);
+		taken = r == 0 ? dump_context_find(ctx, (*process)->pid) : NULL;
+		if (taken)
+			taken->tracee = *process;
+	}
 	array_for_each(zombie, &tree->zombies)
 		if (r == 0)
 			r = add_zombie(ctx, *zombie, error);

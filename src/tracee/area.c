@@ -217,7 +217,7 @@ int area_ensure(struct tracee_thread *thread, size_t slots, size_t batch_size, i
 	own->slots_open = false;
 	r = tracee_process_write(process, process->area_address, tracee_stub, tracee_stub_size,
 				 error);
-	if (r == 0 && own->keep_area)
+	if (r == 0 && !process->exit_kill)
 		r = kept_mark(process, error);
 	if (r == 0)
 		r = open_slots(thread, deadline, error);

@@ -78,9 +78,8 @@ static uint64_t stub_done_address(const struct tracee_process *process)
 
 /* ---- start */
 
-/* Room for all batches: per process, threads that take part and the largest batch. */
-static int ensure_areas(struct tracee_thread *const *threads, struct tracee_batch *const *batches,
-			size_t count, int64_t deadline, struct error *error)
+int tracee_batch_make_room(struct tracee_thread *const *threads, struct tracee_batch *const *batches,
+			   size_t count, int64_t deadline, struct error *error)
 {
 	for (size_t i = 0; i < count;) {
 		struct tracee_process *process = threads[i]->process;
@@ -406,7 +405,7 @@ int tracee_batch_run_many(struct tracee_thread *const *threads, struct tracee_ba
 	if (!frame || !started)
 		r = error_set(error, -ENOMEM, "out of memory");
 	if (r == 0)
-		r = ensure_areas(threads, batches, count, deadline, error);
+		r = tracee_batch_make_room(threads, batches, count, deadline, error);
 	if (r == 0) {
 		for (size_t i = 0; i < count; i++) {
 			int one = start(threads[i], batches[i], frame, error);

@@ -349,6 +349,9 @@ int tracee_batch_run(struct tracee_thread *thread, struct tracee_batch *batch, i
  */
 int tracee_batch_run_many(struct tracee_thread *const *threads, struct tracee_batch *const *batches,
 			  size_t count, int64_t deadline, struct error *error);
+/* Its first part: a remote area in each process with room for its threads that take part, and for the largest batch. */
+int tracee_batch_make_room(struct tracee_thread *const *threads, struct tracee_batch *const *batches,
+			   size_t count, int64_t deadline, struct error *error);
 
 /* One call without bytes: its result, which may be a negative errno, in `ret_result`; an error only
  * if it did not run. */

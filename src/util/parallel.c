@@ -1,33 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "parallel.h"
 
-#include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <unistd.h>
 
 #define CHUNK 16u /* indices that a worker takes at once */
 
-struct run {
-	parallel_work work;
-	void *context;
-	size_t count;
-	_Atomic size_t next;
-	_Atomic int failure; /* of the first that failed; 0: none has */
-};
-
-struct worker {
-	struct run *run;
-	unsigned number;
-	pthread_t thread;
-	struct error error; /* of this one's failure, if it is the first */
-	int failure;
-};
-
 static void *work_main(void *argument)
 {
-	struct worker *worker = argument;
-	struct run *run = worker->run;
+	struct parallel_worker *worker = argument;
+	struct parallel *run = worker->run;
 
 	while (atomic_load(&run->failure) == 0) {
 		size_t first = atomic_fetch_add(&run->next, CHUNK);
@@ -62,29 +44,43 @@ static unsigned count_workers(size_t count, size_t share)
 	return wanted ? (unsigned)wanted : 1;
 }
 
-int parallel_run(size_t count, size_t share, parallel_work work, void *context, struct error *error)
+void parallel_begin(struct parallel *run, size_t count, size_t share, parallel_work work, void *context)
 {
-	unsigned wanted = count_workers(count, share), started = 1;
-	struct run run = { .work = work, .context = context, .count = count };
-	struct worker workers[PARALLEL_MAX];
+	unsigned wanted = count_workers(count, share);
 	sigset_t all, before;
-	int failure;
 
-	for (unsigned i = 0; i < wanted; i++)
-		workers[i] = (struct worker){ .run = &run, .number = i };
+	*run = (struct parallel){ .work = work, .context = context, .count = count, .started = 1 };
+	for (unsigned i = 0; i < PARALLEL_MAX; i++) {
+		run->workers[i].run = run;
+		run->workers[i].number = i;
+	}
 	/* Signals are for the threads that were there. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	while (started < wanted &&
-	       pthread_create(&workers[started].thread, NULL, work_main, &workers[started]) == 0)
-		started++;
+	while (run->started < wanted && pthread_create(&run->workers[run->started].thread, NULL, work_main,
+						       &run->workers[run->started]) == 0)
+		run->started++;
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	work_main(&workers[0]);
-	for (unsigned i = 1; i < started; i++)
-		pthread_join(workers[i].thread, NULL);
-	failure = atomic_load(&run.failure);
-	for (unsigned i = 0; i < started; i++)
-		if (workers[i].failure < 0)
-			error_set(error, failure, "%s", error_text(&workers[i].error, failure));
+}
+
+int parallel_end(struct parallel *run, struct error *error)
+{
+	int failure;
+
+	work_main(&run->workers[0]);
+	for (unsigned i = 1; i < run->started; i++)
+		pthread_join(run->workers[i].thread, NULL);
+	failure = atomic_load(&run->failure);
+	for (unsigned i = 0; i < run->started; i++)
+		if (run->workers[i].failure < 0)
+			error_set(error, failure, "%s", error_text(&run->workers[i].error, failure));
 	return failure;
+}
+
+int parallel_run(size_t count, size_t share, parallel_work work, void *context, struct error *error)
+{
+	struct parallel run;
+
+	parallel_begin(&run, count, share, work, context);
+	return parallel_end(&run, error);
 }
