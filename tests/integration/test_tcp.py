@@ -128,14 +128,17 @@ def test_main_thread_has_ended(two_hosts, lan, address, page_server, start_victi
     """The source still finds the connections of what it ends: their peers hear nothing of that."""
     a, b, _ = two_hosts
     victim = start_victim(a, "tcp-echo", PORT, 0, 1)
-    streams = Talks(lan)
-    streams.move()
-    with address.goes_to(b) as hook:
-        done = send(a, page_server, victim.pid, hook=hook)
-    assert done.status == 0, done.text()
-    assert not [line for line in pathlib.Path(f"/proc/{a.init}/net/tcp").read_text().splitlines()[1:] if f":{PORT:04X} " in line]
-    streams.move()
-    streams.finish()
+    with lan.hosts[0].connect(lan.service, PORT) as connection:
+        connection.settimeout(20)
+        connection.sendall(b"first")
+        assert read_exactly(connection, 5) == b"first"
+        with address.goes_to(b) as hook:
+            done = send(a, page_server, victim.pid, hook=hook)
+        assert done.status == 0, done.text()
+        left = "".join(pathlib.Path(f"/proc/{a.init}/net/{name}").read_text() for name in ("tcp", "tcp6"))
+        assert f":{PORT:04X} " not in left, left
+        connection.sendall(b"again")
+        assert read_exactly(connection, 5) == b"again"
     victim.check(b)
     assert not locks(a) and not locks(b)
 
