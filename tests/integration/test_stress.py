@@ -17,7 +17,7 @@ STRESSORS = {
     "cpu": ["atomic", "bsearch", "fp", "hash", "matrix", "qsort", "vecmath", "zlib"],
     "memory": ["fault", "memcpy", "mincore", "mmapfixed", "mremap", "pagemove", "str", "vm-addr"],
     "process": ["dup", "ioprio", "itimer", "nice", "prctl", "schedpolicy", "sem", "session", "sigabrt", "sigchld", "signal",
-                "sigtrap", "sigpending"],
+                "sigtrap", "sigpending", "vfork"],
     "files": ["access", "chmod", "close", "dentry", "fcntl", "fstat", "getdent", "inotify", "lockofd", "rename",
               "xattr"],
     "kernel": ["get", "getrandom", "poll", "sem-sysv", "sendfile", "splice", "sysinfo", "timer", "timerfd", "yield"],
