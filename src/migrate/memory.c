@@ -20,6 +20,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "image/mapping.h"
@@ -34,6 +35,7 @@
 #define MOMENT_NS (500 * CLOCK_MS)
 #define SPARE_THREADS 4
 #define BATCH_USUAL   (32u << 10) /* bytes; of a thread at the freeze */
+#define PATIENCE_NS (20 * CLOCK_MS)
 
 struct source_memory *memory_find(struct source *source, pid_t pid)
 {
@@ -512,9 +514,32 @@ static bool is_shared(const struct source *source, pid_t pid)
 	return shared;
 }
 
+/* Does a thread wait in the kernel so that it cannot be stopped now, in vfork(2) or for a disk, and goes on doing that? */
+static bool stays_in_kernel(pid_t pid)
+{
+	const struct timespec pause = { .tv_nsec = CLOCK_MS };
+	int64_t deadline = clock_deadline(PATIENCE_NS);
+	struct procfs_pids threads = { .items = NULL };
+	bool waits;
+
+	do {
+		waits = false;
+		array_clear(&threads);
+		if (procfs_read_threads(pid, &threads, NULL) < 0)
+			break;
+		for (size_t i = 0; i < threads.count && !waits; i++) {
+			struct procfs_stat stat;
+
+			waits = procfs_read_stat(threads.items[i], &stat, NULL) == 0 && stat.state == 'D';
+		}
+	} while (waits && clock_now_ns() < deadline && nanosleep(&pause, NULL) == 0);
+	array_deinit(&threads);
+	return waits;
+}
+
 /*
- * Begins a round, if need be in a moment in which the process stands still. A thread that the kernel does not let stop within
- * the moment must not hold up the others: then it is done while they run, which is right but for what track.h says.
+ * Begins a round, if need be in a moment in which the process stands still. A thread that the kernel does not let stop must
+ * not hold up the others: then it is done while they run, which is right but for what track.h says.
  */
 static int update_track(struct source *source, struct source_memory *memory, const struct procfs_maps *maps,
 			struct error *error)
@@ -524,7 +549,7 @@ static int update_track(struct source *source, struct source_memory *memory, con
 	struct tracee_process *process;
 	int r;
 
-	if (source->stopped || !track_wants_stop(memory->track, maps) ||
+	if (source->stopped || !track_wants_stop(memory->track, maps) || stays_in_kernel(memory->pid) ||
 	    tracee_process_stop_all(memory->pid, &options, clock_deadline(MOMENT_NS), &process, NULL) < 0)
 		return track_update(memory->track, maps, source->stopped ? TRACK_STOPPED : 0, error);
 	r = tracee_read_maps(procfs_live_thread(memory->pid), process->mem_fd, &now, error);

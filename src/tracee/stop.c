@@ -18,16 +18,22 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "util/buffer.h"
+#include "util/fdio.h"
 
 #define OPTIONS_QUIET (PTRACE_O_TRACESYSGOOD)
 #define OPTIONS_TREE  (PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK)
 #define FLAG_KTHREAD  0x00200000U /* PF_KTHREAD in field 9 of /proc/PID/stat */
 #define FLAG_IO_WORKER 0x00000010U /* PF_IO_WORKER: a thread of the kernel's that works for an io_uring of the process */
+#define PLACE_MAX     256		  /* of the name of a function of the kernel */
 #define SKIPPED	      1		  /* the thread has ended */
 
 struct stopper {
@@ -90,6 +96,28 @@ static void note_newborn(struct stopper *stopper, pid_t tid)
 		(void)array_append(&stopper->newborn, (pid_t)message);
 }
 
+/* What a thread does that has not come to a stop: it is in a call of the kernel that nothing interrupts. */
+static int explain_timeout(struct stopper *stopper, const struct tracee_thread *thread)
+{
+	struct buffer place = BUFFER_INIT;
+	struct procfs_stat stat;
+	char path[40];
+
+	if (procfs_read_stat(thread->tid, &stat, NULL) < 0)
+		snprintf(stat.comm, sizeof(stat.comm), "?"), stat.state = '?';
+	snprintf(path, sizeof(path), "/proc/%d/wchan", thread->tid);
+	/* "0": it runs, or we may not know. */
+	if (fdio_read_file(AT_FDCWD, path, PLACE_MAX, &place) < 0 || strcmp((char *)place.data, "0") == 0)
+		buffer_clear(&place);
+	error_set(stopper->error, -ETIMEDOUT,
+		  "PID %d: thread %d (%s) did not stop in time: it is in a call of the kernel that cannot be interrupted "
+		  "(state %c%s%s)",
+		  thread->process->pid, thread->tid, stat.comm, stat.state, place.size ? ", waits in " : "",
+		  place.size ? (char *)place.data : "");
+	buffer_deinit(&place);
+	return -ETIMEDOUT;
+}
+
 /* 0: stopped; SKIPPED: ended. */
 static int wait_thread(struct stopper *stopper, struct tracee_thread *thread)
 {
@@ -99,10 +127,7 @@ static int wait_thread(struct stopper *stopper, struct tracee_thread *thread)
 		if (r == -ESRCH)
 			return SKIPPED;
 		if (r == -ETIMEDOUT)
-			return error_set(stopper->error, r,
-					 "PID %d: thread %d did not stop in time (it waits in the "
-					 "kernel, uninterruptibly)",
-					 thread->process->pid, thread->tid);
+			return explain_timeout(stopper, thread);
 		if (r < 0)
 			return ptrace_fail(stopper->error, r, thread->tid, "wait for it");
 		event = status >> 8;

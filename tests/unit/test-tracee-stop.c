@@ -433,6 +433,36 @@ static void expect_failure(pid_t pid, int code, const char *text)
 	assert_null(process);
 }
 
+/* The child runs on in the parent's memory, and the parent waits for its execve or end, which nothing but SIGKILL interrupts. */
+static void work_long_vfork(void)
+{
+	pid_t pid = vfork();
+
+	if (pid == 0) {
+		atomic_fetch_add(&shared->ready, 1);
+		while (!atomic_load(&shared->stop))
+			atomic_fetch_add(&shared->counter, 1);
+		_exit(0);
+	}
+	pause();
+}
+
+static void test_does_not_stop(void **state)
+{
+	pid_t pid = start_victim(work_long_vfork);
+	struct error error = ERROR_INIT;
+	struct tracee_process *process;
+
+	wait_ready(1);
+	assert_int_equal(tracee_process_stop(pid, NULL, clock_deadline(20 * CLOCK_MS), &process, &error), -ETIMEDOUT);
+	print_message("%s\n", error.message);
+	assert_non_null(strstr(error.message, "did not stop in time"));
+	assert_non_null(strstr(error.message, "(victim)"));
+	assert_non_null(strstr(error.message, "state D"));
+	atomic_store(&shared->stop, 1);
+	end_victim(pid);
+}
+
 /* PID 2 is one, but not in a PID namespace of our own, such as a container's. */
 static void test_kernel_thread(void **state)
 {
@@ -491,6 +521,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_group_stop, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_stop_signal_meanwhile, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_signal_storm, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_does_not_stop, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_kernel_thread, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_bad_pids, setup, teardown),
 	};
