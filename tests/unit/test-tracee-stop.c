@@ -433,7 +433,7 @@ static void expect_failure(pid_t pid, int code, const char *text)
 	assert_null(process);
 }
 
-/* The child runs on in the parent's memory, and the parent waits for its execve or end, which nothing but SIGKILL interrupts. */
+/* The child runs on in the parent's memory; the parent waits for its execve or end, which only SIGKILL interrupts. */
 static void work_long_vfork(void)
 {
 	pid_t pid = vfork();
