@@ -261,7 +261,7 @@ int dump_holder_start(struct dump_holder *ret, struct error *error)
 	sigset_t all, old;
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-		return error_set_errno(error, -errno, "socketpair");
+		return error_set_errno(error, -errno, "cannot start the process that holds connections which wait: no socket");
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	holder = (struct dump_holder){ .pid = fork(), .fd = pair[0] };
@@ -272,7 +272,7 @@ int dump_holder_start(struct dump_holder *ret, struct error *error)
 	close(pair[1]);
 	if (holder.pid < 0) {
 		close(pair[0]);
-		return error_set_errno(error, r, "fork");
+		return error_set_errno(error, r, "cannot start the process that holds connections which wait");
 	}
 	r = receive_answer(&holder, &ready, &fd, error);
 	if (r < 0) {

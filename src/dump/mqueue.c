@@ -115,7 +115,7 @@ static int drain(struct drain *drain, int fd, struct error *error)
 	}
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (pid < 0)
-		return error_set_errno(error, -errno, "fork");
+		return error_set_errno(error, -errno, "cannot start the process that reads a message queue");
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
 	if (drain->result > 0)

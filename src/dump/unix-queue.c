@@ -321,7 +321,7 @@ int dump_unix_queues(struct dump_context *ctx, struct error *error)
 	if (data == MAP_FAILED)
 		return error_set(error, -ENOMEM, "no memory for socket data");
 	if (mprotect(data + PIECE_MAX, PAGE, PROT_NONE) < 0)
-		r = error_set_errno(error, -errno, "mprotect");
+		r = error_set_errno(error, -errno, "no memory for what waits in UNIX sockets");
 	/* The list grows. */
 	for (size_t i = 0; r == 0 && i < sockets->full.count; i++) {
 		struct unix_full full = sockets->full.items[i];

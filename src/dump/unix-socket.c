@@ -210,7 +210,7 @@ static int fill_message(const struct dump_file *file, const struct unix_info *in
 	socket_credentials__init(&describe->credentials);
 	socket_credentials__init(&describe->connector);
 	if (getsockname(file->fd, (struct sockaddr *)&describe->address, &size) < 0)
-		return error_set_errno(error, -errno, "getsockname");
+		return error_set_errno(error, -errno, "reading the name of a UNIX socket");
 	message->id = file->id;
 	message->ino = info->ino;
 	message->type = info->type;

@@ -287,7 +287,7 @@ static int turn(struct fault_loop *loop, struct error *error)
 	fds = loop->fds.items;
 	n = poll(loop->fds.items, loop->fds.count, spin || pending ? 0 : clock_poll_ms(loop->probe_at));
 	if (n < 0)
-		return errno == EINTR ? 0 : error_set_errno(error, -errno, "poll");
+		return errno == EINTR ? 0 : error_set_errno(error, -errno, "waiting for faults");
 	if (n == 0 && spin && !pending)
 		sched_yield();
 	if (fds[1].revents)

@@ -52,7 +52,7 @@ static int listen_at(const char *path, int *ret_fd, struct error *error)
 	if (r < 0)
 		return r;
 	if (fd < 0)
-		return error_set_errno(error, -errno, "socket");
+		return error_set_errno(error, -errno, "no socket to the keeper of missing pages");
 	unlink(path);
 	/* On Linux the mode of the unbound socket becomes that of its name: no moment in which others can connect. */
 	if (fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(fd, 4) < 0)
@@ -110,7 +110,7 @@ int lazy_keeper_start(struct lazy *lazy, const char *socket_path, pid_t *ret_pid
 	if (r < 0)
 		return r;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-		return error_set_errno(error, -errno, "socketpair");
+		return error_set_errno(error, -errno, "cannot start the keeper of missing pages: no socket");
 	ours = pair[0];
 	theirs = pair[1];
 	if (move_up(&listen_fd) < 0 || move_up(&theirs) < 0)
@@ -160,7 +160,7 @@ int lazy_keeper_fetch(const struct log *log, const char *socket_path, struct laz
 	if (r < 0)
 		return r;
 	if (fd < 0)
-		return error_set_errno(error, -errno, "socket");
+		return error_set_errno(error, -errno, "no socket to the keeper of missing pages");
 	limit_waiting(fd);
 	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
 		return error_set_errno(error, -errno, "%s", socket_path);

@@ -36,7 +36,7 @@ int lazy_make(const struct log *log, struct lazy **ret, struct error *error)
 	pthread_mutex_init(&lazy->waiting_lock, NULL);
 	lazy->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (lazy->wake_fd < 0) {
-		int r = error_set_errno(error, -errno, "eventfd");
+		int r = error_set_errno(error, -errno, "cannot wait for missing pages: no eventfd");
 
 		lazy_destroy(lazy);
 		return r;

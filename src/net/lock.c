@@ -270,7 +270,7 @@ static int try_netlink(const char *table, struct error *error)
 		return error_set(error, r, "nftables cannot be used without CAP_NET_ADMIN");
 	if (r == -EOPNOTSUPP || r == -EINVAL)
 		return error_set(error, -EOPNOTSUPP, "the kernel has no nftables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET)");
-	return r < 0 && r != -ENOENT ? error_set_errno(error, r, "nftables") : 0;
+	return r < 0 && r != -ENOENT ? error_set_errno(error, r, "removing the lock on TCP connections (nftables)") : 0;
 }
 
 int net_lock_probe(struct error *error)

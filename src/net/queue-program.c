@@ -275,7 +275,7 @@ int net_queue_program_load(struct net_queue_program *program, uint32_t mark, str
 	if (function < 0)
 		return error_set_errno(error, function, "cannot read the kernel's types (CONFIG_DEBUG_INFO_BTF)");
 	if (getrandom(&program->cookie, sizeof(program->cookie), 0) != sizeof(program->cookie))
-		return error_set_errno(error, -EIO, "getrandom");
+		return error_set_errno(error, -EIO, "no random number for the queue of a listening socket");
 	r = make_map(BPF_MAP_TYPE_ARRAY, sizeof(struct order), &program->order_map);
 	if (r == 0)
 		r = make_map(BPF_MAP_TYPE_SOCKMAP, sizeof(int), &program->listener_map);

@@ -13,7 +13,7 @@ static int open_eventfd(struct restore_tree *tree, struct restore_file *file, st
 	file->fd = eventfd(0,
 			   EFD_CLOEXEC | EFD_NONBLOCK | (message->semaphore ? EFD_SEMAPHORE : 0));
 	if (file->fd < 0)
-		return error_set_errno(error, -errno, "eventfd");
+		return error_set_errno(error, -errno, "cannot make an eventfd");
 	if (message->counter > 0 &&
 	    write(file->fd, &message->counter, sizeof(message->counter)) < 0)
 		return error_set_errno(error, -errno, "setting the counter of an eventfd");

@@ -14,7 +14,7 @@ static int open_signalfd(struct restore_tree *tree, struct restore_file *file, s
 	file->fd = (int)syscall(SYS_signalfd4, -1, &message->sigmask, sizeof(message->sigmask),
 				SFD_CLOEXEC);
 	if (file->fd < 0)
-		return error_set_errno(error, -errno, "signalfd");
+		return error_set_errno(error, -errno, "cannot make a signalfd");
 	return restore_file_set(file->fd, message->flags, message->fown, error);
 }
 
