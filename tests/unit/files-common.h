@@ -30,6 +30,7 @@
 
 #include "dump/dump.h"
 #include "dump/files.h"
+#include "dump/parts.h"
 #include "dump/shared-memory.h"
 #include "image/image.h"
 #include "restore/files.h"
@@ -272,6 +273,7 @@ static inline void move_end(struct move *move)
 	image_blockers_deinit(&move->source.blockers);
 	image_set_free(move->images);
 	close(move->source_process.pidfd);
+	dump_process_forget_status(&move->source_process);
 	close(move->source_process.proc_fd);
 	snprintf(command, sizeof(command), "rm -rf '%s'", move->directory);
 	assert_int_equal(system(command), 0);
