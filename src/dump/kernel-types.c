@@ -239,7 +239,7 @@ bool dump_kernel_types_find(const struct dump_kernel_types *types, const char *s
 	while (type) {
 		size_t length = strcspn(path, ".");
 
-		type = is_structure(type) ? step(types, type, path, length, 0, &at) : NULL;
+		type = length > 0 && is_structure(type) ? step(types, type, path, length, 0, &at) : NULL;
 		if (type && !path[length]) {
 			*ret = at;
 			return true;
