@@ -35,7 +35,7 @@
 #define MOMENT_NS (500 * CLOCK_MS)
 #define SPARE_THREADS 4
 #define BATCH_USUAL   (32u << 10) /* bytes; of a thread at the freeze */
-#define PATIENCE_NS (20 * CLOCK_MS)
+#define PATIENCE_NS (500 * CLOCK_MS) /* for threads in the kernel: nobody is stopped yet */
 
 struct source_memory *memory_find(struct source *source, pid_t pid)
 {
@@ -514,25 +514,25 @@ static bool is_shared(const struct source *source, pid_t pid)
 	return shared;
 }
 
-/* Does a thread wait in the kernel so that it cannot be stopped now, in vfork(2) or for a disk, and goes on doing that? */
+/*
+ * Does a thread wait in the kernel so that it cannot be stopped now, in vfork(2) or for a disk, and goes on doing that? One
+ * after the other: in a program that forks all the time there is always one that does, and each only for a moment.
+ */
 static bool stays_in_kernel(pid_t pid)
 {
 	const struct timespec pause = { .tv_nsec = CLOCK_MS };
 	int64_t deadline = clock_deadline(PATIENCE_NS);
 	struct procfs_pids threads = { .items = NULL };
-	bool waits;
+	bool waits = false;
 
-	do {
-		waits = false;
-		array_clear(&threads);
-		if (procfs_read_threads(pid, &threads, NULL) < 0)
-			break;
-		for (size_t i = 0; i < threads.count && !waits; i++) {
-			struct procfs_stat stat;
+	if (procfs_read_threads(pid, &threads, NULL) < 0)
+		return false;
+	for (size_t i = 0; i < threads.count && !waits; i++) {
+		struct procfs_stat stat;
 
-			waits = procfs_read_stat(threads.items[i], &stat, NULL) == 0 && stat.state == 'D';
-		}
-	} while (waits && clock_now_ns() < deadline && nanosleep(&pause, NULL) == 0);
+		while (procfs_read_stat(threads.items[i], &stat, NULL) == 0 && stat.state == 'D' && !waits)
+			waits = clock_now_ns() >= deadline || nanosleep(&pause, NULL) < 0;
+	}
 	array_deinit(&threads);
 	return waits;
 }
