@@ -171,7 +171,23 @@ static int move_put_pages(struct move *move, struct error *error)
 	return r;
 }
 
-/* Kills the source and waits until its numbers are free. */
+/* A traced thread stays until its tracer has waited for it; the leader goes last. A zombie may have become our child. */
+static int move_wait_gone(pid_t pid, const pid_t *tids, size_t count, int64_t deadline, struct error *error)
+{
+	const struct timespec pause = { .tv_nsec = 100000 };
+	struct procfs_stat stat;
+
+	while (procfs_read_stat(pid, &stat, NULL) == 0) {
+		for (size_t i = 0; i < count; i++)
+			waitpid(tids[i], NULL, __WALL | WNOHANG);
+		nanosleep(&pause, NULL);
+		if (clock_now_ns() > deadline)
+			return error_set(error, -ETIMEDOUT, "PID %d does not go away", pid);
+	}
+	return 0;
+}
+
+/* Kills the source and waits until its numbers are free; those of groups, too, which its zombies may hold. */
 static int move_end_source(struct move *move, struct error *error)
 {
 	int64_t deadline = clock_deadline(10 * CLOCK_S);
@@ -181,23 +197,16 @@ static int move_end_source(struct move *move, struct error *error)
 		syscall(SYS_pidfd_send_signal, move->dump->processes.items[i]->pidfd, SIGKILL, NULL, 0);
 	array_for_each(process, &move->stopped->processes)
 		tracee_process_forget(*process);
+	array_for_each(process, &move->dump->processes)
+		if (r == 0)
+			r = move_wait_gone((*process)->pid, (*process)->threads.items, (*process)->threads.count, deadline, error);
+	array_for_each(zombie, &move->stopped->zombies)
+		if (r == 0)
+			r = move_wait_gone(*zombie, zombie, 1, deadline, error);
 	array_deinit(&move->stopped->processes);
 	array_deinit(&move->stopped->zombies);
 	free(move->stopped);
 	move->stopped = NULL;
-	array_for_each(process, &move->dump->processes) {
-		struct procfs_stat stat;
-		const struct timespec pause = { .tv_nsec = 100000 };
-
-		while (r == 0 && procfs_read_stat((*process)->pid, &stat, NULL) == 0) {
-			/* A traced thread stays until its tracer has waited for it; the leader goes last. */
-			array_for_each(tid, &(*process)->threads)
-				waitpid(*tid, NULL, __WALL | WNOHANG);
-			nanosleep(&pause, NULL);
-			if (clock_now_ns() > deadline)
-				r = error_set(error, -ETIMEDOUT, "PID %d does not go away", (*process)->pid);
-		}
-	}
 	return r;
 }
 
