@@ -199,7 +199,7 @@ def test_disk_full(host, place, start_victim, command):
         refused(run(host, place, command, "-t", victim.pid, "-D", "/mnt/small"), "/mnt/small", "No space left on device")
         refused(run(host, place, "restore", "-D", "/mnt/small", "-d"), "/mnt/small", "it holds no checkpoint")
     # What was written has not stayed: with room enough the same directory will do.
-    host.run(["mount", "-o", "remount,size=64m", "/mnt/small"])
+    host.run(["mount", "-o", "remount,size=512m", "/mnt/small"])
     dump(host, place, victim.pid, "/mnt/small", *(["--leave-running"] if command == "dump" else []), command=command)
     victim.check(host)
 
