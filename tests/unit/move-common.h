@@ -199,7 +199,8 @@ static int move_end_source(struct move *move, struct error *error)
 		tracee_process_forget(*process);
 	array_for_each(process, &move->dump->processes)
 		if (r == 0)
-			r = move_wait_gone((*process)->pid, (*process)->threads.items, (*process)->threads.count, deadline, error);
+			r = move_wait_gone((*process)->pid, (*process)->threads.items, (*process)->threads.count, deadline,
+					   error);
 	array_for_each(zombie, &move->stopped->zombies)
 		if (r == 0)
 			r = move_wait_gone(*zombie, zombie, 1, deadline, error);
